@@ -1,0 +1,111 @@
+"""Train the VAE of the emoji world (64x64 px to 8x8x8 latents)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from .render import render_all, shifts
+from .trainer import Trainer
+from .world import World, load_world
+
+STEPS, BATCH, LR = 1800, 32, 2e-3
+SHARPEN_STEPS, SHARPEN_LR = 2000, 1.5e-3
+# An ELBO with pixel noise .05: weight = 2 sigma^2 / (3 * 64 * 64) for a KL summed over the latent.
+KL_WEIGHT = 4e-7
+
+
+def build_vae() -> AutoencoderKL:
+    """The architecture: GroupNorm 32 and an attention in the middle, as ComfyUI's AutoencoderKL has them."""
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        sample_size=64,
+        latent_channels=8,
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32, 32, 64, 96),
+        norm_num_groups=32,
+    )
+
+
+def picture_batch(pictures: Tensor, offsets: list[tuple[int, int]], step: int, size: int) -> Tensor:
+    """`size` pictures with random shifts, drawn from `step`: float [size, 3, H, W] in [-1, 1]."""
+    rng = np.random.default_rng([1, step])
+    index = rng.integers(len(pictures), size=size)
+    shift = rng.integers(len(offsets), size=size)
+    batch = [pictures[i].roll(offsets[s], (0, 1)) for i, s in zip(index, shift, strict=True)]
+    return torch.stack(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def train_vae(folder: Path, steps: int = STEPS) -> AutoencoderKL:
+    """Train (or resume) in `folder`; returns the VAE with its EMA weights."""
+    torch.manual_seed(0)
+    world = load_world()
+    pictures, offsets = torch.from_numpy(render_all(world)), shifts(world)
+    vae = build_vae().to(memory_format=torch.channels_last)
+
+    def forward(x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        latent = vae.encode(x).latent_dist
+        return vae.decode(latent.mean + latent.std * noise).sample, latent.mean, latent.logvar
+
+    compiled = torch.compile(forward)
+
+    def loss(step: int) -> Tensor:
+        x = picture_batch(pictures, offsets, step, BATCH).contiguous(memory_format=torch.channels_last)
+        noise = torch.randn(BATCH, 8, 8, 8, generator=torch.Generator().manual_seed(step))
+        with torch.autocast("cpu", torch.bfloat16):
+            y, mean, logvar = compiled(x, noise)
+        y, mean, logvar = y.float(), mean.float(), logvar.float()
+        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean()
+        error = (y - x) / 2
+        return error.pow(2).mean() + 0.02 * error.abs().mean() + min(1.0, step / 500) * KL_WEIGHT * kl
+
+    Trainer(vae, loss, folder, steps=steps, lr=LR).run()
+    return vae
+
+
+@torch.no_grad()
+def encode_world(vae: AutoencoderKL, world: World) -> tuple[Tensor, Tensor]:
+    """Means and deviations of all kinds at all shifts: two [kinds, shifts, 8, 8, 8]."""
+    pictures = torch.from_numpy(render_all(world))
+    means, deviations = [], []
+    for offset in shifts(world):
+        x = pictures.roll(offset, (1, 2)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        for part in x.split(96):
+            latent = vae.encode(part).latent_dist
+            means.append(latent.mean)
+            deviations.append(latent.std)
+    shape = (len(shifts(world)), len(pictures), 8, 8, 8)
+    return tuple(torch.cat(v).view(shape).transpose(0, 1).contiguous() for v in (means, deviations))
+
+
+def sharpen_decoder(folder: Path, vae: AutoencoderKL, steps: int = SHARPEN_STEPS) -> AutoencoderKL:
+    """Train the decoder further with the encoder fixed, so that a denoiser trained on its latents stays valid."""
+    torch.manual_seed(0)
+    world = load_world()
+    pictures, offsets = torch.from_numpy(render_all(world)), shifts(world)
+    mean, deviation = encode_world(vae, world)
+    decoder = nn.ModuleDict({"post": vae.post_quant_conv, "decoder": vae.decoder})
+    decoder = decoder.to(memory_format=torch.channels_last)
+    compiled = torch.compile(lambda z: decoder["decoder"](decoder["post"](z)))
+
+    def loss(step: int) -> Tensor:
+        rng = np.random.default_rng([4, step])
+        kind, shift = rng.integers(len(pictures), size=BATCH), rng.integers(len(offsets), size=BATCH)
+        batch = [pictures[k].roll(offsets[s], (0, 1)) for k, s in zip(kind, shift, strict=True)]
+        x = torch.stack(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
+        noise = torch.randn(BATCH, 8, 8, 8, generator=torch.Generator().manual_seed(step))
+        z = mean[kind, shift] + deviation[kind, shift] * noise
+        with torch.autocast("cpu", torch.bfloat16):
+            y = compiled(z.contiguous(memory_format=torch.channels_last)).float()
+        error = (y - x) / 2
+        return error.pow(2).mean() + 0.05 * error.abs().mean()
+
+    Trainer(decoder, loss, folder, steps=steps, lr=SHARPEN_LR).run()
+    return vae
