@@ -1,0 +1,1 @@
+"""Backends: who calls the taps."""
