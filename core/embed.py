@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ class ClipEmbedder:
     `name` is an open_clip architecture, `weights` a local safetensors file; nothing is downloaded.
     """
 
-    def __init__(self, model: nn.Module, preprocess: Callable, tokenizer: Callable, name: str, digest: str) -> None:
+    def __init__(self, model: Any, preprocess: Callable, tokenizer: Callable, name: str, digest: str) -> None:
         self.model, self.preprocess, self.tokenizer = model.eval(), preprocess, tokenizer
         self.name, self.fingerprint = name, digest
         self.device = next(model.parameters()).device
@@ -32,6 +33,7 @@ class ClipEmbedder:
         """
         import open_clip
 
+        create: Any = open_clip.create_model_and_transforms
         path = Path(weights)
         if path.suffix != ".safetensors" or not path.is_file():
             raise HapaxError(
@@ -44,7 +46,7 @@ class ClipEmbedder:
                 "such as ViT-L-14 or ViT-B-32."
             )
         try:
-            model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=str(path), device=device)
+            model, _, preprocess = create(name, pretrained=str(path), device=device)
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise HapaxError(f"{path.name} does not fit the CLIP architecture {name}: {reason}") from error

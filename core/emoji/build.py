@@ -9,6 +9,7 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
@@ -36,25 +37,23 @@ def build_vae(runs: Path) -> None:
 
 
 def build_decoder(runs: Path) -> None:
-    """Train the VAE's decoder further, its encoder fixed, and put it into the pipeline that ships."""
-    vae = sharpen_decoder(runs / "decoder", AutoencoderKL.from_pretrained(runs / "vae" / "model"))
-    scale = AutoencoderKL.load_config(MODEL_FOLDER / "vae")["scaling_factor"]
-    vae.register_to_config(scaling_factor=scale)
-    vae.half().save_pretrained(MODEL_FOLDER / "vae")
+    """Train the VAE's decoder further, its encoder fixed."""
+    vae = AutoencoderKL.from_pretrained(runs / "vae" / "model")
+    sharpen_decoder(runs / "decoder", vae).save_pretrained(runs / "decoder" / "model")
 
 
 def build_unet(runs: Path) -> None:
     """Train the denoiser with its text encoder and export the pipeline."""
-    vae = AutoencoderKL.from_pretrained(runs / "vae" / "model")
+    vae = AutoencoderKL.from_pretrained(runs / "decoder" / "model")
     tokenizer = CLIPTokenizer.from_pretrained(runs / "tokenizer", model_max_length=CONTEXT)
     model, scale = train_unet(runs / "unet", vae, tokenizer)
-    export_pipeline(model, vae, tokenizer, scale)
+    export_pipeline(runs, model, vae, tokenizer, scale)
 
 
-def export_pipeline(model: Denoiser, vae: AutoencoderKL, tokenizer: CLIPTokenizer, scale: float) -> None:
+def export_pipeline(runs: Path, model: Denoiser, vae: Any, tokenizer: Any, scale: float) -> None:
     """Write the fp16 diffusers folder that ships."""
     vae.register_to_config(scaling_factor=round(scale, 6))
-    scheduler = DPMSolverMultistepScheduler(
+    scheduler: Any = DPMSolverMultistepScheduler(
         num_train_timesteps=TRAIN_STEPS,
         beta_start=BETA_START,
         beta_end=BETA_END,
@@ -62,19 +61,28 @@ def export_pipeline(model: Denoiser, vae: AutoencoderKL, tokenizer: CLIPTokenize
         timestep_spacing="trailing",
         prediction_type="epsilon",
     )
+    nothing: Any = None
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=model.text,
         tokenizer=tokenizer,
         unet=model.unet,
         scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
         requires_safety_checker=False,
+        safety_checker=nothing,
+        feature_extractor=nothing,
     )
     pipeline.to(dtype=torch.float16)
     shutil.rmtree(MODEL_FOLDER, ignore_errors=True)
     pipeline.save_pretrained(MODEL_FOLDER, safe_serialization=True)
+    for name in ("vocab.json", "merges.txt"):
+        # Older tokenizers read these, newer ones tokenizer.json.
+        shutil.copy(runs / "tokenizer" / name, MODEL_FOLDER / "tokenizer" / name)
+    for path in MODEL_FOLDER.rglob("*config.json"):
+        # Where the parts were loaded from means nothing elsewhere.
+        content = json.loads(path.read_text())
+        kept = {key: value for key, value in content.items() if not key.endswith("name_or_path")}
+        path.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def build_clip(runs: Path) -> None:
@@ -96,8 +104,8 @@ def build_clip(runs: Path) -> None:
 STAGES = {
     "sheet": build_sheet,
     "vae": build_vae,
-    "unet": build_unet,
     "decoder": build_decoder,
+    "unet": build_unet,
     "clip": build_clip,
 }
 

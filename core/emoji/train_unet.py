@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from .tokens import CONTEXT
 from .train_vae import encode_world
 from .trainer import Trainer
 from .world import Kind, World, load_world
 
-STEPS, BATCH, LR = 7000, 64, 1e-3
+STEPS, BATCH, LR = 5000, 64, 1e-3
 NO_CAPTION, LISTED = 0.1, 0.3
 # Square-root-linear betas that end in almost pure noise: with the usual .012 the last step of a latent this
 # small still shows which picture it was, and sampled rates would drift from the learned ones.
@@ -24,23 +25,24 @@ BETA_START, BETA_END, TRAIN_STEPS = 0.00085, 0.025, 1000
 WIDTH = 128
 
 
-def build_unet() -> UNet2DConditionModel:
+def build_unet() -> Any:
     """SD1.x's shape in small: cross-attention above, plain blocks at the bottom, attention in the middle."""
-    return UNet2DConditionModel(
-        sample_size=8,
-        in_channels=8,
-        out_channels=8,
-        layers_per_block=1,
-        block_out_channels=(96, 192),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=WIDTH,
-        attention_head_dim=4,
-        norm_num_groups=32,
-    )
+    config = {
+        "sample_size": 8,
+        "in_channels": 8,
+        "out_channels": 8,
+        "layers_per_block": 1,
+        "block_out_channels": [96, 192],
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+        "cross_attention_dim": WIDTH,
+        "attention_head_dim": 4,
+        "norm_num_groups": 32,
+    }
+    return UNet2DConditionModel.from_config(config)
 
 
-def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+def build_text_encoder(tokenizer: Any) -> Any:
     """A two-layer CLIP text model on the small vocabulary."""
     return CLIPTextModel(
         CLIPTextConfig(
@@ -77,7 +79,7 @@ def draw_pair(world: World, rng: np.random.Generator) -> tuple[Kind, str]:
 class Denoiser(nn.Module):
     """UNet and text encoder as one module, so that they train and checkpoint together."""
 
-    def __init__(self, unet: UNet2DConditionModel, text: CLIPTextModel) -> None:
+    def __init__(self, unet: Any, text: Any) -> None:
         super().__init__()
         self.unet, self.text = unet, text
 
@@ -92,16 +94,15 @@ def alphas_bar() -> Tensor:
     return (1 - betas).cumprod(0).float()
 
 
-def train_unet(
-    folder: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, steps: int = STEPS
-) -> tuple[Denoiser, float]:
+def train_unet(folder: Path, vae: Any, tokenizer: Any, steps: int = STEPS) -> tuple[Denoiser, float]:
     """Train (or resume) in `folder`; returns the model with its EMA weights and the latents' scale."""
     torch.manual_seed(0)
     world, bar = load_world(), alphas_bar()
     mean, deviation = encode_world(vae, world)
     scale = 1 / mean.std().item()
     row = {kind: i for i, kind in enumerate(world.kinds())}
-    model = Denoiser(build_unet(), build_text_encoder(tokenizer)).to(memory_format=torch.channels_last)
+    model: Any = Denoiser(build_unet(), build_text_encoder(tokenizer))
+    model.to(memory_format=torch.channels_last)
     # PyTorch's fused attention is slow backwards on CPUs: it took 60 % of a step.
     model.unet.set_attn_processor(AttnProcessor())
     model.text.set_attn_implementation("eager")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,19 +20,20 @@ SHARPEN_STEPS, SHARPEN_LR = 2000, 1.5e-3
 KL_WEIGHT = 4e-7
 
 
-def build_vae() -> AutoencoderKL:
+def build_vae() -> Any:
     """The architecture: GroupNorm 32 and an attention in the middle, as ComfyUI's AutoencoderKL has them."""
-    return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        sample_size=64,
-        latent_channels=8,
-        layers_per_block=1,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(32, 32, 64, 96),
-        norm_num_groups=32,
-    )
+    config = {
+        "in_channels": 3,
+        "out_channels": 3,
+        "sample_size": 64,
+        "latent_channels": 8,
+        "layers_per_block": 1,
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "block_out_channels": [32, 32, 64, 96],
+        "norm_num_groups": 32,
+    }
+    return AutoencoderKL.from_config(config)
 
 
 def picture_batch(pictures: Tensor, offsets: list[tuple[int, int]], step: int, size: int) -> Tensor:
@@ -43,7 +45,7 @@ def picture_batch(pictures: Tensor, offsets: list[tuple[int, int]], step: int, s
     return torch.stack(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def train_vae(folder: Path, steps: int = STEPS) -> AutoencoderKL:
+def train_vae(folder: Path, steps: int = STEPS) -> Any:
     """Train (or resume) in `folder`; returns the VAE with its EMA weights."""
     torch.manual_seed(0)
     world = load_world()
@@ -71,7 +73,7 @@ def train_vae(folder: Path, steps: int = STEPS) -> AutoencoderKL:
 
 
 @torch.no_grad()
-def encode_world(vae: AutoencoderKL, world: World) -> tuple[Tensor, Tensor]:
+def encode_world(vae: Any, world: World) -> tuple[Tensor, Tensor]:
     """Means and deviations of all kinds at all shifts: two [kinds, shifts, 8, 8, 8]."""
     pictures = torch.from_numpy(render_all(world))
     means, deviations = [], []
@@ -82,17 +84,18 @@ def encode_world(vae: AutoencoderKL, world: World) -> tuple[Tensor, Tensor]:
             means.append(latent.mean)
             deviations.append(latent.std)
     shape = (len(shifts(world)), len(pictures), 8, 8, 8)
-    return tuple(torch.cat(v).view(shape).transpose(0, 1).contiguous() for v in (means, deviations))
+    mean, deviation = (torch.cat(v).view(shape).transpose(0, 1).contiguous() for v in (means, deviations))
+    return mean, deviation
 
 
-def sharpen_decoder(folder: Path, vae: AutoencoderKL, steps: int = SHARPEN_STEPS) -> AutoencoderKL:
+def sharpen_decoder(folder: Path, vae: Any, steps: int = SHARPEN_STEPS) -> Any:
     """Train the decoder further with the encoder fixed, so that a denoiser trained on its latents stays valid."""
     torch.manual_seed(0)
     world = load_world()
     pictures, offsets = torch.from_numpy(render_all(world)), shifts(world)
     mean, deviation = encode_world(vae, world)
-    decoder = nn.ModuleDict({"post": vae.post_quant_conv, "decoder": vae.decoder})
-    decoder = decoder.to(memory_format=torch.channels_last)
+    decoder: Any = nn.ModuleDict({"post": vae.post_quant_conv, "decoder": vae.decoder})
+    decoder.to(memory_format=torch.channels_last)
     compiled = torch.compile(lambda z: decoder["decoder"](decoder["post"](z)))
 
     def loss(step: int) -> Tensor:
