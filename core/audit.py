@@ -1,0 +1,376 @@
+"""The whole audit: sample, record, train, score, name, amplify, report. Resumable, on one process or several."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .activations import ActivationStore
+from .amplify import Amplifier, Gauge, amplify
+from .backends.diffusers import DiffusersBackend
+from .collect import Progress, Recording, Sampling, collect, plan_recording
+from .distributed import barrier, mine, rank
+from .durable import write_file
+from .embed import ClipEmbedder
+from .errors import HapaxError
+from .findings import Found, SAESize, find_features, train_on
+from .gallery import Gallery
+from .labels import Labeller, PhraseLabeller
+from .minority import Normalize
+from .report import save_audit, write_report
+from .sae import MatryoshkaSAE, TrainedSAE, load_sae, save_sae
+
+SEARCH_SEEDS, SHOWN_SEEDS = 12, 24
+LIMITS = (
+    "Only what the model encodes and at least sometimes shows can be found; what it never shows is out of reach.",
+    "A frequency says how often a latent fires. It is close to how often the attribute shows, but it is not a count "
+    "of it.",
+    "Distinctiveness is measured by CLIP, so what CLIP can't see is missed, and what CLIP confuses is confused here.",
+    "Names are the nearest of a fixed list of phrases; look at the pictures before you trust one.",
+    "Turning a feature up by steering is an extension of the paper, which rewrites prompts instead.",
+)
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """Everything that decides what an audit finds; it is written into the folder and must agree on resuming.
+
+    Attributes:
+        prompts: what is asked of the model, one audit each.
+        images: pictures per prompt; their seeds are seed, seed + 1, ...
+        site: where activations are read.
+        sampling: steps, guidance, batch size and the pipeline's size options.
+        record_steps, positions: steps and token positions recorded of each picture.
+        sae: the size of the autoencoder that is trained for each prompt.
+        sae_file: an autoencoder to use for all prompts instead.
+        listed: features shown per prompt, at most.
+        amplified: how many of them are also turned up.
+        phrases: candidate names for features.
+        normalize, min_support, seed: as in `score_features`.
+    """
+
+    prompts: tuple[str, ...]
+    sampling: Sampling
+    images: int = 1000
+    site: str = "mid"
+    record_steps: int = 5
+    positions: int = 64
+    sae: SAESize = field(default_factory=SAESize)
+    sae_file: str | None = None
+    listed: int = 10
+    amplified: int = 1
+    phrases: tuple[str, ...] = ()
+    normalize: Normalize = "rank"
+    min_support: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
+            raise HapaxError("The prompts are empty; give at least one, one a line.")
+        if len(set(self.prompts)) != len(self.prompts):
+            raise HapaxError("A prompt is given twice; give each once.")
+        for name, least in (
+            ("images", 50),
+            ("record_steps", 1),
+            ("positions", 1),
+            ("listed", 1),
+            ("min_support", 5),
+        ):
+            if getattr(self, name) < least:
+                raise HapaxError(f"{name} is {getattr(self, name)}; give {least} or more.")
+
+    def seeds(self) -> range:
+        """The seeds of the scored pictures; amplification uses those after them."""
+        return range(self.seed, self.seed + self.images)
+
+
+class Audit:
+    """One audit in one folder."""
+
+    def __init__(
+        self,
+        backend: DiffusersBackend,
+        embedder: ClipEmbedder,
+        settings: AuditSettings,
+        out: Path,
+        report: Progress,
+        model_name: str,
+        credits: Sequence[str] = (),
+    ) -> None:
+        self.backend, self.embedder, self.settings, self.out = backend, embedder, settings, out
+        self.report, self.model_name, self.credits = report, model_name, list(credits)
+        self.timings: dict[str, float] = {}
+        self.fingerprint = backend.fingerprint()
+        self.recording: Recording
+
+    def run(self, *, resume: bool, command: str) -> Path:
+        """Do all that is not done yet and write the report; returns its path.
+
+        Raises:
+            HapaxError: the folder holds another audit, or this one and `resume` is False.
+        """
+        started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        settings = self.settings
+        self.recording = plan_recording(
+            self.backend, settings.sampling, settings.site, settings.record_steps, settings.positions
+        )
+        if rank() == 0:
+            self._claim(resume)
+        barrier()
+        with self._timed("sampling"):
+            self._sample()
+        store = ActivationStore.open(self.out / "activations")
+        samples = {index: [] for index in range(len(settings.prompts))}
+        for row, sample in enumerate(store.samples):
+            samples[int(sample.prompt)].append(row)
+        with self._timed("training"):
+            trained = [self._train(store, index, samples[index]) for index in samples]
+        if rank() != 0:
+            barrier()
+            return self.out / "report.html"
+        prompts = [self._prompt(store, index, samples[index], trained[index]) for index in samples]
+        audit = self._assemble(prompts, trained, started, command)
+        save_audit(audit, self.out / "audit.json")
+        path = write_report(audit, self.out)
+        barrier()
+        return path
+
+    def _claim(self, resume: bool) -> None:
+        """Make the folder this audit's, or see that it is."""
+        path = self.out / "settings.json"
+        wanted = json.loads(
+            json.dumps({"model": self.fingerprint, "clip": self.embedder.fingerprint} | asdict(self.settings))
+        )
+        if path.exists():
+            held = json.loads(path.read_text())
+            if not resume:
+                raise HapaxError(f"{self.out} holds an audit already; add --resume to go on, or choose another --out.")
+            if held != wanted:
+                differs = ", ".join(sorted(key for key in wanted if held.get(key) != wanted[key]))
+                raise HapaxError(
+                    f"{self.out} was begun with another {differs}; repeat the settings it was begun with "
+                    "(settings.json there has them), or choose another --out."
+                )
+        write_file(path, json.dumps(wanted, indent=1).encode())
+
+    def _sample(self) -> None:
+        """Record what is missing: each process into its own store, which the first one then merges."""
+        settings, root = self.settings, self.out / "activations"
+        provenance = {
+            "model": self.fingerprint,
+            "site": settings.site,
+            "clip": self.embedder.fingerprint,
+            "sampling": asdict(settings.sampling),
+            "grid": list(self.recording.grid),
+            "steps": list(self.recording.progress),
+        }
+        if rank() == 0:
+            with ActivationStore.open_or_create(root, provenance) as store:
+                store.verify()
+                store.drop_damaged()
+                self._merge_ranks(store)
+        barrier()
+        work = [(i, prompt, seed) for i, prompt in enumerate(settings.prompts) for seed in settings.seeds()]
+        with ActivationStore.open(root) as held:
+            missing = [item for item in work if (item[0], item[2]) not in held]
+        own = [missing[i] for i in mine(len(missing))]
+        folder = root if rank() == 0 else root.with_name(f"activations-{rank()}")
+        with ActivationStore.open_or_create(folder, provenance) as store:
+            collect(self.backend, store, self.embedder, own, settings.sampling, self.recording, self.report)
+        barrier()
+        if rank() == 0:
+            with ActivationStore.open(root) as store:
+                self._merge_ranks(store)
+        barrier()
+
+    def _merge_ranks(self, store: ActivationStore) -> None:
+        for folder in sorted(self.out.glob("activations-*")):
+            with ActivationStore.open(folder) as other:
+                other.verify()
+                other.drop_damaged()
+                if len(other):
+                    store.merge(other)
+            shutil.rmtree(folder)
+
+    def _train(self, store: ActivationStore, index: int, samples: list[int]) -> TrainedSAE:
+        """Train the autoencoder of one prompt, or load it if that was done; all processes train as one."""
+        path = self._sae_path(index)
+        meta = {"model": self.fingerprint, "site": self.settings.site}
+        own = meta | {"prompt": self.settings.prompts[index], "pictures": len(samples)}
+        if self.settings.sae_file:
+            sae = load_sae(path)
+            check_fits(sae, path, meta, self.recording.channels)
+            return TrainedSAE(sae, sae.meta["metrics"])
+        if path.exists():
+            sae = load_sae(path)
+            if {key: sae.meta.get(key) for key in own} == own:
+                return TrainedSAE(sae, sae.meta["metrics"])
+        config = self.settings.sae.config(self.recording.channels, self.settings.seed)
+        stage = f"training {index + 1}"
+        share = [samples[i] for i in mine(len(samples))]
+        trained = train_on(store, share, config, progress=lambda done, total, _: self.report(stage, done, total))
+        if rank() == 0:
+            path.parent.mkdir(exist_ok=True)
+            save_sae(trained.sae, path, meta=own | {"metrics": trained.metrics})
+        barrier()
+        return trained
+
+    def _sae_path(self, index: int) -> Path:
+        return Path(self.settings.sae_file or self.out / "sae" / f"p{index}.safetensors")
+
+    def _prompt(self, store: ActivationStore, index: int, samples: list[int], trained: TrainedSAE) -> dict[str, Any]:
+        settings, prompt = self.settings, self.settings.prompts[index]
+        with self._timed("scoring"):
+            found = find_features(
+                store,
+                samples,
+                trained,
+                self._labeller(prompt),
+                listed=settings.listed,
+                normalize=settings.normalize,
+                min_support=settings.min_support,
+                seed=settings.seed,
+            )
+        gallery = Gallery(self.out, index, self.backend, settings.sampling, self.recording, prompt, store, found)
+        with self._timed("exemplars"):
+            features = gallery.features(self.report)
+        with self._timed("amplifying"):
+            for number, feature in enumerate(features[: settings.amplified]):
+                feature["amplified"] = self._amplify(store, found, number, index, prompt, gallery)
+        seeds = settings.seeds()
+        return {
+            "prompt": prompt,
+            "index": index,
+            "images": len(samples),
+            "scored": len(found.table),
+            "seeds": [seeds[0], seeds[-1]],
+            "features": features,
+            "sample_sheet": gallery.sheet(),
+            "sae": self._sae_row(trained, index),
+        }
+
+    def _labeller(self, prompt: str) -> Callable[[Tensor], Labeller]:
+        phrases = list(self.settings.phrases)
+        texts = self.embedder.texts([f"{prompt}, {phrase}" for phrase in phrases])
+        return lambda embeddings: PhraseLabeller(phrases, texts, embeddings, seed=self.settings.seed)
+
+    def _amplify(
+        self, store: ActivationStore, found: Found, number: int, index: int, prompt: str, gallery: Gallery
+    ) -> dict[str, Any]:
+        group = found.groups[number]
+        latent, settings = group[0], self.settings
+        self.report(f"amplifying {index + 1}", number, settings.amplified)
+        gauge = Gauge.of(found.pooled[:, latent], store.embeddings(found.samples))
+        amplifier = Amplifier(
+            self.backend,
+            self.embedder,
+            settings.sampling,
+            settings.site,
+            prompt,
+            found.trained.sae,
+            [latent],
+            found.reference[[latent]],
+            gauge,
+        )
+        first = settings.seeds()[-1] + 1
+        search, shown = (
+            range(first, first + SEARCH_SEEDS),
+            range(first + SEARCH_SEEDS, first + SEARCH_SEEDS + SHOWN_SEEDS),
+        )
+        names = found.labels[number]
+        result = amplify(amplifier, search, shown, names[0][0] if names else None)
+        self.report(f"amplifying {index + 1}", number + 1, settings.amplified)
+        return gallery.amplified(latent, result)
+
+    def _sae_row(self, trained: TrainedSAE, index: int) -> dict[str, Any]:
+        metrics = trained.metrics
+        return {
+            "path": os.path.relpath(self._sae_path(index), self.out),
+            "fvu": metrics["fvu"][-1],
+            "l0": metrics["l0"][-1],
+            "dead": metrics["dead"][-1],
+            "prefixes": list(trained.sae.prefix_sizes),
+        }
+
+    def _assemble(
+        self, prompts: list[dict[str, Any]], trained: list[TrainedSAE], started: str, command: str
+    ) -> dict[str, Any]:
+        from .. import __version__
+
+        settings, recording = self.settings, self.recording
+        return {
+            "schema_version": "1.0",
+            "hapax_version": __version__,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "model": {
+                "name": self.model_name,
+                "fingerprint": self.fingerprint,
+                "site": settings.site,
+                "architecture": type(self.backend.denoiser).__name__,
+                "channels": recording.channels,
+                "grid": list(recording.grid),
+            },
+            "settings": {
+                "images": settings.images,
+                "steps": settings.sampling.steps,
+                "guidance": settings.sampling.guidance,
+                "seed": settings.seed,
+                "min_support": settings.min_support,
+                "steps_recorded": list(recording.progress),
+                "positions": len(recording.positions),
+                "normalize": settings.normalize,
+                "clip": {"name": self.embedder.name, "fingerprint": self.embedder.fingerprint},
+                "sae": asdict(settings.sae),
+                **({"size": settings.sampling.size} if settings.sampling.size else {}),
+            },
+            "prompts": prompts,
+            "sce": None,
+            "provenance": {
+                "command": command,
+                "reproduce": command,
+                "started": started,
+                "versions": _versions(),
+                "fingerprints": {"denoiser": self.fingerprint, "clip": self.embedder.fingerprint},
+                "timings": self.timings,
+            },
+            "limits": list(LIMITS),
+            "credits": self.credits,
+        }
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        spent = self.timings.get(stage, 0.0) + time.perf_counter() - begun
+        self.timings[stage] = round(spent, 1)
+
+
+def check_fits(sae: MatryoshkaSAE, path: Path, wanted: dict[str, str], channels: int) -> None:
+    """Raise HapaxError unless an autoencoder was trained at this site of this model."""
+    found = {key: sae.meta.get(key) for key in wanted} | {"channels": sae.d_in}
+    for key, value in (wanted | {"channels": channels}).items():
+        if found[key] != value:
+            raise HapaxError(
+                f"{path} was trained for {key} {found[key]}, but the audit has {key} {value}; "
+                "use the model and site that it was made for, or leave --sae out to train a new one."
+            )
+
+
+def _versions() -> dict[str, str]:
+    import diffusers
+    import open_clip
+    import transformers
+
+    modules = {"torch": torch, "diffusers": diffusers, "transformers": transformers, "open_clip": open_clip}
+    return {"python": sys.version.split()[0]} | {name: module.__version__ for name, module in modules.items()}

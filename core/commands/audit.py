@@ -1,0 +1,189 @@
+"""`hapax demo` and `hapax audit`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import HapaxError
+from .common import Bars, Parser, add_common, command_line, read_lines, writable
+
+if TYPE_CHECKING:
+    from ..audit import AuditSettings
+
+PHRASES = Path(__file__).parents[1] / "phrases.txt"
+DEMO_PROMPTS = ("a photo of a firefighter", "a photo of a cat")
+
+
+def add_demo(commands: Any) -> None:
+    """Register `hapax demo`."""
+    parser: Parser = commands.add_parser("demo", help="audit the embedded emoji model, in minutes on a laptop")
+    add_common(parser, "out/demo")
+    parser.add_argument("--images", type=int, default=500, metavar="N", help="pictures per prompt (default: 500)")
+    parser.set_defaults(run=run_demo)
+
+
+def add_audit(commands: Any) -> None:
+    """Register `hapax audit`."""
+    parser: Parser = commands.add_parser("audit", help="audit any local diffusers text-to-image pipeline")
+    add_common(parser)
+    parser.add_argument("--pipeline", type=Path, required=True, metavar="DIR", help="a local diffusers folder")
+    parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one prompt a line")
+    parser.add_argument(
+        "--clip",
+        default="ViT-L-14",
+        metavar="NAME",
+        help="open_clip architecture, or hapax-emoji, which ships (default: ViT-L-14)",
+    )
+    parser.add_argument("--clip-weights", type=Path, metavar="FILE", help="its weights, a local .safetensors file")
+    parser.add_argument("--phrases", type=Path, default=PHRASES, metavar="FILE", help="candidate names, one a line")
+    parser.add_argument("--images", type=int, default=1000, metavar="N", help="pictures per prompt (default: 1000)")
+    parser.add_argument("--site", default="mid", help="where to read activations (default: mid)")
+    parser.add_argument("--steps", type=int, default=50, help="of the sampler (default: 50)")
+    parser.add_argument("--guidance", type=float, default=7.5, help="guidance scale (default: 7.5)")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N")
+    parser.add_argument("--height", type=int, help="of the pictures, in pixels")
+    parser.add_argument("--width", type=int, help="of the pictures, in pixels")
+    parser.add_argument("--record-steps", type=int, default=5, metavar="N", help="steps recorded (default: 5)")
+    parser.add_argument("--positions", type=int, default=64, metavar="N", help="positions recorded (default: 64)")
+    parser.add_argument("--sae", type=Path, metavar="FILE", help="use this autoencoder (default: train one a prompt)")
+    parser.add_argument("--latents", type=int, metavar="N", help="size of the autoencoder (default: 16 a channel)")
+    parser.add_argument("--coarse", type=int, metavar="N", help="latents that are scored (default: 1.6 a channel)")
+    parser.add_argument("--k", type=int, default=32, metavar="N", help="active latents a token (default: 32)")
+    parser.add_argument("--epochs", type=int, default=5, metavar="N", help="of the autoencoder (default: 5)")
+    parser.add_argument("--features", type=int, default=10, metavar="N", help="shown a prompt (default: 10)")
+    parser.add_argument("--amplify", type=int, default=1, metavar="N", help="of them turned up (default: 1)")
+    parser.add_argument("--normalize", choices=("rank", "minmax"), default="rank")
+    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--resume", action="store_true", help="go on with the audit in --out")
+    parser.set_defaults(run=run_audit)
+
+
+def run_demo(arguments: argparse.Namespace) -> None:
+    """Audit two prompts of the emoji model; a folder that holds a part of it is gone on with."""
+    from ..audit import AuditSettings
+    from ..collect import Sampling
+    from ..emoji import CREDITS, DEMO, MODEL_FOLDER, load_clip, phrases
+    from ..findings import SAESize
+
+    settings = AuditSettings(
+        prompts=DEMO_PROMPTS,
+        images=arguments.images,
+        seed=arguments.seed,
+        phrases=phrases(),
+        amplified=2,
+        # Below 3 % of the pictures the demo claims nothing.
+        min_support=max(5, -(-3 * arguments.images // 100)),
+        sampling=Sampling(steps=DEMO["steps"], guidance=DEMO["guidance"], batch_size=50),
+        positions=16,
+        sae=SAESize(latents=1280, coarse=256, k=12, epochs=6),
+    )
+    out = writable(arguments.out)
+    _audit(MODEL_FOLDER, load_clip, settings, out, resume=True, model_name="the embedded emoji model", credits=CREDITS)
+
+
+def run_audit(arguments: argparse.Namespace) -> None:
+    """Audit a local pipeline."""
+    from ..audit import AuditSettings
+    from ..collect import Sampling
+    from ..embed import ClipEmbedder
+    from ..emoji import CLIP_NAME, load_clip
+    from ..findings import SAESize
+
+    size = {name: getattr(arguments, name) for name in ("height", "width") if getattr(arguments, name)}
+    settings = AuditSettings(
+        prompts=read_lines(arguments.prompts, "prompts"),
+        phrases=read_lines(arguments.phrases, "phrases"),
+        sampling=Sampling(arguments.steps, arguments.guidance, arguments.batch_size, size),
+        images=arguments.images,
+        site=arguments.site,
+        record_steps=arguments.record_steps,
+        positions=arguments.positions,
+        listed=arguments.features,
+        amplified=arguments.amplify,
+        sae=SAESize(arguments.latents, arguments.coarse, arguments.k, arguments.epochs),
+        sae_file=arguments.sae and str(arguments.sae.resolve()),
+        normalize=arguments.normalize,
+        seed=arguments.seed,
+    )
+    if arguments.clip_weights is None and arguments.clip != CLIP_NAME:
+        raise HapaxError(
+            f"No weights were given for the CLIP model {arguments.clip}; nothing is downloaded here, "
+            "so give a local .safetensors file with --clip-weights."
+        )
+
+    def clip() -> ClipEmbedder:
+        if arguments.clip_weights is None:
+            return load_clip()
+        return ClipEmbedder.load(arguments.clip, arguments.clip_weights, _device(arguments.device))
+
+    _audit(
+        arguments.pipeline,
+        clip,
+        settings,
+        writable(arguments.out),
+        resume=arguments.resume,
+        model_name=arguments.pipeline.name,
+        device=_device(arguments.device),
+        dtype=arguments.dtype,
+    )
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _audit(
+    pipeline: Path,
+    clip: Any,
+    settings: AuditSettings,
+    out: Path,
+    *,
+    resume: bool,
+    model_name: str,
+    device: str = "cpu",
+    dtype: str = "float32",
+    credits: Sequence[str] = (),
+) -> None:
+    import torch
+
+    from ..audit import Audit
+    from ..backends.diffusers import DiffusersBackend
+    from ..distributed import process_group, rank
+    from ..report import load_audit
+
+    bars = Bars()
+    with process_group():
+        backend = DiffusersBackend.from_folder(pipeline, dtype=getattr(torch, dtype), device=device)
+        audit = Audit(backend, clip(), settings, out, bars, model_name, credits)
+        report = audit.run(resume=resume, command=command_line(["hapax", *sys.argv[1:]]))
+        bars.close()
+        if rank() == 0:
+            print(summary(load_audit(out / "audit.json")))
+            print(f"\nwrote {out / 'audit.json'}\nreport: {report.resolve()}")
+
+
+def summary(audit: dict[str, Any]) -> str:
+    """The features found, as a table for the terminal."""
+    lines = []
+    for prompt in audit["prompts"]:
+        lines += ["", f"{prompt['prompt']}  ({prompt['images']} pictures)"]
+        if not prompt["features"]:
+            lines.append("  nothing that is both rare and distinct was found")
+        for feature in prompt["features"]:
+            rate = f"{100 * feature['frequency']:.1f} %"
+            spread = f"({100 * feature['frequency_low']:.1f} to {100 * feature['frequency_high']:.1f})"
+            name = feature["label"] or "no good name"
+            lines.append(f"  {name:<22} fires on {rate:>7} {spread:<16} score {feature['score']:.2f}  {feature['id']}")
+            if feature.get("amplified"):
+                before, after = (feature["amplified"][key]["rate"] for key in ("rate_before", "rate_after"))
+                lines.append(
+                    f"  {'':<22} turned up: {100 * before:.0f} % of pictures before, {100 * after:.0f} % after"
+                )
+    return "\n".join(lines).strip("\n")

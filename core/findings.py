@@ -1,0 +1,141 @@
+"""From the recorded pictures of one prompt to its features: train, score, group, name, show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .activations import ActivationStore
+from .collect import batches
+from .errors import HapaxError
+from .feature_stats import FeatureStats
+from .grouping import group_latents
+from .labels import FeatureCentroid, Labeller
+from .minority import Normalize
+from .rarity import FeatureTable, pool_activations, score_features
+from .sae import SAEConfig, TrainedSAE, train_sae
+
+HELD_OUT, HELD_OUT_PICTURES = 0.1, 128
+
+
+@dataclass(frozen=True)
+class SAESize:
+    """The autoencoder's size; None follows the paper's proportions (RAIGen, App. E.1: 1,280 channels give
+    20,480 latents of which the first 2,048 are coarse and scored)."""
+
+    latents: int | None = None
+    coarse: int | None = None
+    k: int = 32
+    epochs: int = 5
+    batch: int = 4096
+
+    def config(self, channels: int, seed: int) -> SAEConfig:
+        """The training configuration for a site of so many channels."""
+        latents = self.latents or 16 * channels
+        coarse = self.coarse or max(1, round(1.6 * channels))
+        if coarse >= latents:
+            raise HapaxError(
+                f"The coarse prefix has {coarse} latents of {latents}; give fewer coarse latents than latents."
+            )
+        return SAEConfig(
+            d_in=channels,
+            d_sae=latents,
+            prefix_sizes=(coarse, latents),
+            k=self.k,
+            epochs=self.epochs,
+            batch_size=self.batch,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found for one prompt.
+
+    Attributes:
+        samples: indices of the prompt's pictures in the store, N of them.
+        trained: the autoencoder with its metrics.
+        pooled: [N, coarse] image-level activations.
+        table: all latents that fire, ranked.
+        groups: latents that say the same, best first; the first of each is listed.
+        labels: names per group, best first; empty when none fits.
+        reference: [L] a high quantile of each latent's natural activations, the unit of strength.
+    """
+
+    samples: list[int]
+    trained: TrainedSAE
+    pooled: Tensor
+    table: FeatureTable
+    groups: list[list[int]]
+    labels: list[list[tuple[str, float]]]
+    reference: Tensor
+
+
+class _Tokens:
+    """The tokens of some pictures, read anew in another order at each pass, a few pictures at a time."""
+
+    PICTURES = 64
+
+    def __init__(self, store: ActivationStore, samples: list[int], seed: int) -> None:
+        self.store, self.samples = store, samples
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = torch.randperm(len(self.samples), generator=self.generator).tolist()
+        for part in batches(order, self.PICTURES):
+            yield self.store.tokens([self.samples[i] for i in part]).flatten(0, 2).float()
+
+
+def train_on(
+    store: ActivationStore, samples: list[int], config: SAEConfig, *, progress: Callable | None = None
+) -> TrainedSAE:
+    """Train an autoencoder on the tokens of some pictures, a tenth of them held out for its metrics."""
+    held_out = samples[:: round(1 / HELD_OUT)]
+    train = sorted(set(samples) - set(held_out))
+    unseen = torch.cat(list(_Tokens(store, held_out[:HELD_OUT_PICTURES], config.seed)))
+    return train_sae(_Tokens(store, train, config.seed), config, held_out=unseen, progress=progress)
+
+
+def find_features(
+    store: ActivationStore,
+    samples: list[int],
+    trained: TrainedSAE,
+    labeller: Callable[[Tensor], Labeller],
+    *,
+    listed: int,
+    normalize: Normalize,
+    min_support: int,
+    seed: int,
+) -> Found:
+    """Score the coarse latents of one prompt's pictures, group them and name the best `listed` groups."""
+    sae, embeddings = trained.sae, store.embeddings(samples)
+    coarse, tokens = sae.prefix_sizes[0], store.tokens(samples)
+
+    def encode(x: Tensor) -> Tensor:
+        return sae.encode(x.float())[:, :coarse]
+
+    pooled = pool_activations(encode, tokens)
+    table = score_features(pooled, embeddings, normalize=normalize, min_support=min_support, seed=seed)
+    findings = table.findings()
+    groups = group_latents(pooled, embeddings, findings)[:listed]
+    stats, namer = FeatureStats.of(pooled, embeddings), labeller(embeddings)
+    labels = [namer.label(FeatureCentroid.of(stats, group[0], sae.W_dec[group[0]])) for group in groups]
+    return Found(samples, trained, pooled, table, groups, labels, reference_levels(encode, tokens, coarse))
+
+
+@torch.no_grad()
+def reference_levels(
+    encode: Callable[[Tensor], Tensor], tokens: Tensor, latents: int, quantile: float = 0.95
+) -> Tensor:
+    """The `quantile` of each latent's positive activations over tokens [n, S, P, C]: [latents]; 0 if it never fires."""
+    flat = tokens.flatten(0, 2)
+    if len(flat) > 65536:
+        flat = flat[:: -(-len(flat) // 65536)]
+    z = torch.cat([encode(part) for part in flat.split(4096)])
+    z = z.sort(0).values
+    count = (z > 0).sum(0)
+    index = (len(z) - 1 - ((1 - quantile) * count).long()).clamp(max=len(z) - 1)
+    return torch.where(count > 0, z.gather(0, index[None])[0], torch.zeros(latents))

@@ -1,0 +1,169 @@
+"""What must hold between the numbers of an audit.json whose shape is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+from ..errors import HapaxError
+
+FEWEST = 5
+FINDING_Z = 3.0
+_ROUNDING = 1e-4
+
+Row = dict[str, Any]
+Problem = str | None
+
+
+def check_rules(audit: Row) -> None:
+    """Raise HapaxError at the first contradiction, in the file's order."""
+    for problem in _problems(audit):
+        if problem:
+            raise HapaxError(f"audit.json contradicts itself: {problem}.")
+
+
+def _problems(audit: Row) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for place, prompt in _places("prompts", audit["prompts"]):
+        yield _seeds(place, prompt)
+        yield _scored(place, prompt)
+        yield _ranked(place, prompt)
+        for spot, feature in _places(f"{place}.features", prompt["features"]):
+            if feature["id"] in seen:
+                yield f"{spot}.id is {feature['id']!r} again; expected an id that no other feature has"
+            seen.add(feature["id"])
+            for rule in _FEATURE_RULES:
+                yield rule(spot, feature, prompt, audit)
+            yield from _amplified(f"{spot}.amplified", feature.get("amplified"))
+    for place, prompt in _places("invdiff.prompts", (audit.get("invdiff") or {}).get("prompts", [])):
+        for spot, group in _places(f"{place}.groups", prompt["groups"]):
+            yield _rate(f"{spot}.before", group["before"])
+            yield _rate(f"{spot}.after", group["after"])
+
+
+def _places(path: str, items: list[Row]) -> Iterator[tuple[str, Row]]:
+    return ((f"{path}[{index}]", item) for index, item in enumerate(items))
+
+
+def _seeds(place: str, prompt: Row) -> Problem:
+    seeds, images = prompt["seeds"], prompt["images"]
+    if len(seeds) == images or (len(seeds) == 2 and seeds[1] - seeds[0] + 1 == images):
+        return None
+    return (
+        f"{place}.seeds has {len(seeds)} items for {images} images; expected one seed an image, "
+        "or [first, last] of a run of that many"
+    )
+
+
+def _scored(place: str, prompt: Row) -> Problem:
+    listed = len(prompt["features"])
+    if prompt.get("scored", listed) >= listed:
+        return None
+    return f"{place}.scored is {prompt['scored']}; expected at least the {listed} features that are listed"
+
+
+def _ranked(place: str, prompt: Row) -> Problem:
+    scores = [feature["score"] for feature in prompt["features"]]
+    for index, (better, worse) in enumerate(pairwise(scores), 1):
+        if worse > better + _ROUNDING:
+            spot = f"{place}.features[{index}].score"
+            return f"{spot} is {worse:g}, above the {better:g} before it; expected features ranked, best first"
+    return None
+
+
+def _count(spot: str, feature: Row, prompt: Row, _: Row) -> Problem:
+    if feature["count"] > prompt["images"]:
+        return f"{spot}.count is {feature['count']}; expected at most the prompt's {prompt['images']} images"
+    return _ratio(f"{spot}.frequency", feature["frequency"], feature["count"], prompt["images"])
+
+
+def _frequency_interval(spot: str, feature: Row, _: Row, __: Row) -> Problem:
+    low, value, high = (feature[f"frequency{end}"] for end in ("_low", "", "_high"))
+    return _inside(f"{spot}.frequency", value, low, high)
+
+
+def _distinctiveness_interval(spot: str, feature: Row, _: Row, __: Row) -> Problem:
+    # The estimate may lie outside: resampling few pictures pushes every centroid away from the mean.
+    low, high = feature["distinctiveness_low"], feature["distinctiveness_high"]
+    if (low is None) != (high is None):
+        return f"{spot} has one end of the distinctiveness interval; expected both, or null for both"
+    if low is not None and low > high:
+        return f"{spot}.distinctiveness_low is {low:g}; expected at most distinctiveness_high, which is {high:g}"
+    return None
+
+
+def _finding(spot: str, feature: Row, _: Row, audit: Row) -> Problem:
+    if not feature["finding"]:
+        return None
+    fewest = max(FEWEST, audit["settings"]["min_support"])
+    if feature["count"] < fewest:
+        return (
+            f"{spot}.finding is true with a count of {feature['count']}; expected at least {fewest} pictures "
+            "behind whatever is called a finding"
+        )
+    z = feature["distinctiveness_z"]
+    if z is None or z <= FINDING_Z:
+        found = "null" if z is None else f"{z:g}"
+        return f"{spot}.finding is true with a distinctiveness_z of {found}; expected more than {FINDING_Z:g}"
+    if feature["distinctiveness_low"] is None:
+        return f"{spot}.finding is true without an interval; expected distinctiveness_low and _high"
+    return None
+
+
+def _labels(spot: str, feature: Row, _: Row, __: Row) -> Problem:
+    for place, pair in _places(f"{spot}.labels", feature.get("labels", [])):
+        word, score = pair
+        if not isinstance(word, str) or isinstance(score, bool) or not isinstance(score, (int, float)):
+            return f"{place} is {pair!r}; expected [text, score]"
+    return None
+
+
+_FEATURE_RULES: tuple[Callable[[str, Row, Row, Row], Problem], ...] = (
+    _count,
+    _frequency_interval,
+    _distinctiveness_interval,
+    _finding,
+    _labels,
+)
+
+
+def _amplified(spot: str, change: Row | None) -> Iterator[Problem]:
+    if change is None:
+        return
+    start, end = change["window"]
+    if start > end:
+        yield f"{spot}.window is [{start:g}, {end:g}]; expected the earlier progress first"
+    for row in ("before", "after"):
+        if len(change[row]) != len(change["seeds"]):
+            found, seeds = len(change[row]), len(change["seeds"])
+            yield f"{spot}.{row} has {found} pictures for {seeds} seeds; expected one picture a seed"
+    rates = [change.get("rate_before"), change.get("rate_after")]
+    if (rates[0] is None) != (rates[1] is None):
+        yield f"{spot} has one of rate_before and rate_after; expected both, or neither"
+    if rates[0] is not None and not change.get("measured_by"):
+        yield f"{spot}.measured_by is missing; expected who counted, because the rates are given"
+    yield _rate(f"{spot}.rate_before", rates[0])
+    yield _rate(f"{spot}.rate_after", rates[1])
+    yield _rate(f"{spot}.mixed.rate", (change.get("mixed") or {}).get("rate"))
+
+
+def _rate(spot: str, rate: Row | None) -> Problem:
+    if rate is None:
+        return None
+    if rate["count"] > rate["n"]:
+        return f"{spot}.count is {rate['count']}; expected at most n, which is {rate['n']}"
+    wrong = _ratio(f"{spot}.rate", rate["rate"], rate["count"], rate["n"])
+    return wrong or _inside(f"{spot}.rate", rate["rate"], rate["low"], rate["high"])
+
+
+def _ratio(spot: str, value: float, count: int, total: int) -> Problem:
+    if abs(value - count / total) <= _ROUNDING:
+        return None
+    return f"{spot} is {value:g}; expected count / total, which is {count} / {total} = {count / total:.4g}"
+
+
+def _inside(spot: str, value: float, low: float, high: float) -> Problem:
+    if low - _ROUNDING <= value <= high + _ROUNDING:
+        return None
+    return f"{spot} is {value:g}; expected it inside its interval, which is {low:g} to {high:g}"
