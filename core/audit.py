@@ -34,8 +34,8 @@ from .sae import MatryoshkaSAE, TrainedSAE, load_sae, save_sae
 SEARCH_SEEDS, SHOWN_SEEDS = 12, 24
 LIMITS = (
     "Only what the model encodes and at least sometimes shows can be found; what it never shows is out of reach.",
-    "A frequency says how often a latent fires. It is close to how often the attribute shows, but it is not a count "
-    "of it.",
+    "A frequency says on how many pictures a latent fires: those on the high side of the split that fits its "
+    "activations best. It is close to how often the attribute shows, but it is not a count of it.",
     "Distinctiveness is measured by CLIP, so what CLIP can't see is missed, and what CLIP confuses is confused here.",
     "Names are the nearest of a fixed list of phrases; look at the pictures before you trust one.",
     "Turning a feature up by steering is an extension of the paper, which rewrites prompts instead.",
@@ -55,6 +55,7 @@ class AuditSettings:
         sae: the size of the autoencoder that is trained for each prompt.
         sae_file: an autoencoder to use for all prompts instead.
         listed: features shown per prompt, at most.
+        rare: largest share of the pictures on which a listed feature fires.
         amplified: how many of them are also turned up.
         phrases: candidate names for features.
         normalize, min_support, seed: as in `score_features`.
@@ -69,6 +70,7 @@ class AuditSettings:
     sae: SAESize = field(default_factory=SAESize)
     sae_file: str | None = None
     listed: int = 10
+    rare: float = 0.2
     amplified: int = 1
     phrases: tuple[str, ...] = ()
     normalize: Normalize = "rank"
@@ -89,6 +91,9 @@ class AuditSettings:
         ):
             if getattr(self, name) < least:
                 raise HapaxError(f"{name} is {getattr(self, name)}; give {least} or more.")
+
+        if not 0 < self.rare <= 1:
+            raise HapaxError(f"rare is {self.rare}; give a share above 0 and up to 1.")
 
     def seeds(self) -> range:
         """The seeds of the scored pictures; amplification uses those after them."""
@@ -216,7 +221,8 @@ class Audit:
             sae = load_sae(path)
             if {key: sae.meta.get(key) for key in own} == own:
                 return TrainedSAE(sae, sae.meta["metrics"])
-        config = self.settings.sae.config(self.recording.channels, self.settings.seed)
+        steps, positions, channels = store.layout.shapes()["tokens"]
+        config = self.settings.sae.config(channels, len(samples) * steps * positions, self.settings.seed)
         stage = f"training {index + 1}"
         share = [samples[i] for i in mine(len(samples))]
         trained = train_on(store, share, config, progress=lambda done, total, _: self.report(stage, done, total))
@@ -238,6 +244,7 @@ class Audit:
                 trained,
                 self._labeller(prompt),
                 listed=settings.listed,
+                rare=settings.rare,
                 normalize=settings.normalize,
                 min_support=settings.min_support,
                 seed=settings.seed,

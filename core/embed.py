@@ -32,6 +32,7 @@ class ClipEmbedder:
             HapaxError: unknown architecture, missing file, not safetensors, or weights of another model.
         """
         import open_clip
+        from safetensors import SafetensorError
 
         create: Any = open_clip.create_model_and_transforms
         path = Path(weights)
@@ -47,7 +48,7 @@ class ClipEmbedder:
             )
         try:
             model, _, preprocess = create(name, pretrained=str(path), device=device)
-        except RuntimeError as error:
+        except (RuntimeError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise HapaxError(f"{path.name} does not fit the CLIP architecture {name}: {reason}") from error
         return cls(model, preprocess, open_clip.get_tokenizer(name), name, file_digest(path))

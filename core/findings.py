@@ -12,6 +12,7 @@ from .activations import ActivationStore
 from .collect import batches
 from .errors import HapaxError
 from .feature_stats import FeatureStats
+from .firing import firing
 from .grouping import group_latents
 from .labels import FeatureCentroid, Labeller
 from .minority import Normalize
@@ -30,12 +31,14 @@ class SAESize:
     coarse: int | None = None
     k: int = 32
     epochs: int = 5
-    batch: int = 4096
 
-    def config(self, channels: int, seed: int) -> SAEConfig:
-        """The training configuration for a site of so many channels."""
+    def config(self, channels: int, tokens: int, seed: int) -> SAEConfig:
+        """The training configuration for so many tokens of a site of so many channels.
+
+        Batches have the paper's 4,096 tokens where that leaves 1,000 steps, and fewer (at least 256) where not.
+        """
         latents = self.latents or 16 * channels
-        coarse = self.coarse or max(1, round(1.6 * channels))
+        coarse = self.coarse or max(1, latents // 10)
         if coarse >= latents:
             raise HapaxError(
                 f"The coarse prefix has {coarse} latents of {latents}; give fewer coarse latents than latents."
@@ -46,7 +49,7 @@ class SAESize:
             prefix_sizes=(coarse, latents),
             k=self.k,
             epochs=self.epochs,
-            batch_size=self.batch,
+            batch_size=min(4096, max(256, tokens * self.epochs // 1000)),
             seed=seed,
         )
 
@@ -58,7 +61,7 @@ class Found:
     Attributes:
         samples: indices of the prompt's pictures in the store, N of them.
         trained: the autoencoder with its metrics.
-        pooled: [N, coarse] image-level activations.
+        pooled: [N, coarse] image-level activations, 0 where a latent does not fire.
         table: all latents that fire, ranked.
         groups: latents that say the same, best first; the first of each is listed.
         labels: names per group, best first; empty when none fits.
@@ -106,21 +109,25 @@ def find_features(
     labeller: Callable[[Tensor], Labeller],
     *,
     listed: int,
+    rare: float,
     normalize: Normalize,
     min_support: int,
     seed: int,
 ) -> Found:
-    """Score the coarse latents of one prompt's pictures, group them and name the best `listed` groups."""
+    """Score the coarse latents of one prompt's pictures, group them and name the best `listed` groups.
+
+    Only findings that fire on at most the share `rare` of the pictures are listed.
+    """
     sae, embeddings = trained.sae, store.embeddings(samples)
     coarse, tokens = sae.prefix_sizes[0], store.tokens(samples)
 
     def encode(x: Tensor) -> Tensor:
         return sae.encode(x.float())[:, :coarse]
 
-    pooled = pool_activations(encode, tokens)
+    pooled = firing(pool_activations(encode, tokens))
     table = score_features(pooled, embeddings, normalize=normalize, min_support=min_support, seed=seed)
     findings = table.findings()
-    groups = group_latents(pooled, embeddings, findings)[:listed]
+    groups = group_latents(pooled, embeddings, findings[findings.frequency <= rare])[:listed]
     stats, namer = FeatureStats.of(pooled, embeddings), labeller(embeddings)
     labels = [namer.label(FeatureCentroid.of(stats, group[0], sae.W_dec[group[0]])) for group in groups]
     return Found(samples, trained, pooled, table, groups, labels, reference_levels(encode, tokens, coarse))

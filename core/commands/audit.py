@@ -51,10 +51,11 @@ def add_audit(commands: Any) -> None:
     parser.add_argument("--positions", type=int, default=64, metavar="N", help="positions recorded (default: 64)")
     parser.add_argument("--sae", type=Path, metavar="FILE", help="use this autoencoder (default: train one a prompt)")
     parser.add_argument("--latents", type=int, metavar="N", help="size of the autoencoder (default: 16 a channel)")
-    parser.add_argument("--coarse", type=int, metavar="N", help="latents that are scored (default: 1.6 a channel)")
+    parser.add_argument("--coarse", type=int, metavar="N", help="latents that are scored (default: a tenth)")
     parser.add_argument("--k", type=int, default=32, metavar="N", help="active latents a token (default: 32)")
     parser.add_argument("--epochs", type=int, default=5, metavar="N", help="of the autoencoder (default: 5)")
     parser.add_argument("--features", type=int, default=10, metavar="N", help="shown a prompt (default: 10)")
+    parser.add_argument("--rare", type=float, default=0.2, metavar="SHARE", help="largest share shown (default: 0.2)")
     parser.add_argument("--amplify", type=int, default=1, metavar="N", help="of them turned up (default: 1)")
     parser.add_argument("--normalize", choices=("rank", "minmax"), default="rank")
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
@@ -104,6 +105,7 @@ def run_audit(arguments: argparse.Namespace) -> None:
         record_steps=arguments.record_steps,
         positions=arguments.positions,
         listed=arguments.features,
+        rare=arguments.rare,
         amplified=arguments.amplify,
         sae=SAESize(arguments.latents, arguments.coarse, arguments.k, arguments.epochs),
         sae_file=arguments.sae and str(arguments.sae.resolve()),

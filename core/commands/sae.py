@@ -18,7 +18,7 @@ def add_sae(commands: Any) -> None:
     train = actions.add_parser("train", help="train on an activation store, such as an audit's activations/")
     train.add_argument("--store", type=Path, required=True, metavar="DIR", help="the activation store")
     train.add_argument("--latents", type=int, metavar="N", help="size (default: 16 a channel)")
-    train.add_argument("--coarse", type=int, metavar="N", help="size of the coarse prefix (default: 1.6 a channel)")
+    train.add_argument("--coarse", type=int, metavar="N", help="size of the coarse prefix (default: a tenth)")
     train.add_argument("--k", type=int, default=32, metavar="N", help="active latents a token (default: 32)")
     train.add_argument("--epochs", type=int, default=5, metavar="N", help="default: 5")
     add_common(train)
@@ -43,7 +43,8 @@ def run_train(arguments: argparse.Namespace) -> None:
 
     store, out, bars = ActivationStore.open(arguments.store), writable(arguments.out), Bars()
     size = SAESize(arguments.latents, arguments.coarse, arguments.k, arguments.epochs)
-    config = size.config(store.layout.channels, arguments.seed)
+    steps, positions, channels = store.layout.shapes()["tokens"]
+    config = size.config(channels, len(store) * steps * positions, arguments.seed)
     samples = list(range(len(store)))
     trained = train_on(store, samples, config, progress=lambda done, total, _: bars("training", done, total))
     bars.close()

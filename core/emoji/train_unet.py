@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,12 +12,14 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from .ideal import free_prior, ideal_noise, named_sets, prior
 from .tokens import CONTEXT
 from .train_vae import encode_world
 from .trainer import Trainer
 from .world import Kind, World, load_world
 
 STEPS, BATCH, LR = 5000, 64, 1e-3
+POLISH_STEPS, POLISH_LR = 3300, 8e-4
 NO_CAPTION, LISTED = 0.1, 0.3
 # Square-root-linear betas that end in almost pure noise: with the usual .012 the last step of a latent this
 # small still shows which picture it was, and sampled rates would drift from the learned ones.
@@ -61,19 +63,24 @@ def build_text_encoder(tokenizer: Any) -> Any:
     )
 
 
-def draw_pair(world: World, rng: np.random.Generator) -> tuple[Kind, str]:
-    """A training pair: half of the captions are bare, half name some of their attributes, drawn evenly."""
+class Drawn(NamedTuple):
+    """A training pair: the kind that is shown, its caption, and what the caption names (None: nothing at all)."""
+
+    kind: Kind
+    caption: str
+    named: frozenset[str] | None
+
+
+def draw_pair(world: World, rng: np.random.Generator) -> Drawn:
+    """Half of the captions are bare, half name some of their attributes, drawn evenly; a tenth is left empty."""
     concept = world.concepts[rng.integers(len(world.concepts))]
-    attributes = list(world.truth[concept])
-    named: set[str] = set()
-    if rng.random() < 0.5:
-        while not named:
-            named = {a for a in attributes if rng.random() < 0.6}
+    sets = named_sets(list(world.truth[concept]))
+    named = list(sets)[rng.choice(len(sets), p=list(sets.values()))]
     template = 0 if rng.random() < 0.5 else int(rng.integers(len(world.templates)))
-    kind = world.draw(concept, named, rng)
+    kind = world.draw(concept, set(named), rng)
     if rng.random() < NO_CAPTION:
-        return kind, ""
-    return kind, world.caption(kind, named, template, listed=rng.random() < LISTED)
+        return Drawn(kind, "", None)
+    return Drawn(kind, world.caption(kind, named, template, listed=rng.random() < LISTED), named)
 
 
 class Denoiser(nn.Module):
@@ -94,43 +101,95 @@ def alphas_bar() -> Tensor:
     return (1 - betas).cumprod(0).float()
 
 
-def train_unet(folder: Path, vae: Any, tokenizer: Any, steps: int = STEPS) -> tuple[Denoiser, float]:
-    """Train (or resume) in `folder`; returns the model with its EMA weights and the latents' scale."""
+class Lessons:
+    """Training batches: noisy latents with their captions, and the noise to predict, drawn or ideal."""
+
+    def __init__(self, vae: Any, tokenizer: Any) -> None:
+        self.world, self.tokenizer, self.bar = load_world(), tokenizer, alphas_bar()
+        mean, deviation = encode_world(vae, self.world)
+        self.scale = 1 / mean.std().item()
+        self.means = mean * self.scale
+        self.spread = deviation.square().mean().sqrt().item() * self.scale
+        self.rows = {kind: i for i, kind in enumerate(self.world.kinds())}
+        self._ids: dict[str, Tensor] = {}
+        self._priors: dict[tuple, Tensor] = {}
+
+    def draw(self, step: int, seed: int, *, ideal: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x_t [B, 8, 8, 8], t [B], token ids [B, 24] and the target [B, 8, 8, 8], all drawn from (seed, step)."""
+        rng, generator = np.random.default_rng([seed, step]), torch.Generator().manual_seed(step + 10**6 * seed)
+        pairs = [draw_pair(self.world, rng) for _ in range(BATCH)]
+        shift = torch.from_numpy(rng.integers(self.means.shape[1], size=BATCH))
+        centre = self.means[torch.tensor([self.rows[pair.kind] for pair in pairs]), shift]
+        x0 = centre + self.spread * torch.randn(centre.shape, generator=generator)
+        noise = torch.randn(x0.shape, generator=generator)
+        # Stratified over the schedule: the same expectation with less noise between batches.
+        t = (torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) * TRAIN_STEPS / BATCH
+        t = t.long()[torch.randperm(BATCH, generator=generator)]
+        a = self.bar[t].view(-1, 1, 1, 1)
+        x = a.sqrt() * x0 + (1 - a).sqrt() * noise
+        text = torch.stack([self._tokens(pair.caption) for pair in pairs])
+        return x, t, text, self._ideal(x, t, pairs) if ideal else noise
+
+    def _tokens(self, caption: str) -> Tensor:
+        if caption not in self._ids:
+            ids = self.tokenizer(caption, padding="max_length", max_length=CONTEXT).input_ids
+            self._ids[caption] = torch.tensor(ids)
+        return self._ids[caption]
+
+    def _ideal(self, x: Tensor, t: Tensor, pairs: list[Drawn]) -> Tensor:
+        target, groups = torch.empty_like(x), {}
+        for i, pair in enumerate(pairs):
+            groups.setdefault(pair.kind.concept if pair.named is not None else None, []).append(i)
+        for concept, members in groups.items():
+            centres = self._centres(concept).flatten(0, 1).flatten(1)
+            log_prior = torch.stack([self._log_prior(concept, pairs[i]) for i in members])
+            noise = ideal_noise(x[members].flatten(1), self.bar[t[members]], centres, self.spread, log_prior)
+            target[members] = noise.view(-1, *x.shape[1:])
+        return target
+
+    def _centres(self, concept: str | None) -> Tensor:
+        """The latents of one concept's kinds, or of all, at all shifts: [K, S, 8, 8, 8]."""
+        if concept is None:
+            return self.means
+        first = self.rows[self.world.kinds(concept)[0]]
+        return self.means[first : first + len(self.world.kinds(concept))]
+
+    def _log_prior(self, concept: str | None, pair: Drawn) -> Tensor:
+        """log P(kind, shift | caption), up to a constant: [K * S]."""
+        named = {} if pair.named is None else {name: pair.kind[name] for name in pair.named}
+        key = (concept, *sorted(named.items()))
+        if key not in self._priors:
+            if concept is None:
+                p = torch.cat([free_prior(self.world, name) for name in self.world.concepts])
+            else:
+                p = prior(self.world, concept, named)
+            self._priors[key] = p.log().repeat_interleave(self.means.shape[1])
+        return self._priors[key]
+
+
+def train_unet(folder: Path, vae: Any, tokenizer: Any) -> tuple[Denoiser, float]:
+    """Train (or resume) in `folder`; returns the model with its EMA weights and the latents' scale.
+
+    First on drawn noise, then, for the rates of what is rare, on the ideal denoiser's.
+    """
     torch.manual_seed(0)
-    world, bar = load_world(), alphas_bar()
-    mean, deviation = encode_world(vae, world)
-    scale = 1 / mean.std().item()
-    row = {kind: i for i, kind in enumerate(world.kinds())}
+    lessons = Lessons(vae, tokenizer)
     model: Any = Denoiser(build_unet(), build_text_encoder(tokenizer))
     model.to(memory_format=torch.channels_last)
     # PyTorch's fused attention is slow backwards on CPUs: it took 60 % of a step.
     model.unet.set_attn_processor(AttnProcessor())
     model.text.set_attn_implementation("eager")
     compiled = torch.compile(model)
-    ids: dict[str, Tensor] = {}
 
-    def tokens(caption: str) -> Tensor:
-        if caption not in ids:
-            ids[caption] = torch.tensor(tokenizer(caption, padding="max_length", max_length=CONTEXT).input_ids)
-        return ids[caption]
-
-    def loss(step: int) -> Tensor:
-        rng, generator = np.random.default_rng([2, step]), torch.Generator().manual_seed(step)
-        pairs = [draw_pair(world, rng) for _ in range(BATCH)]
-        kind = torch.tensor([row[k] for k, _ in pairs])
-        shift = torch.from_numpy(rng.integers(mean.shape[1], size=BATCH))
-        text = torch.stack([tokens(caption) for _, caption in pairs])
-        jitter = torch.randn(BATCH, 8, 8, 8, generator=generator)
-        x0 = (mean[kind, shift] + deviation[kind, shift] * jitter) * scale
-        noise = torch.randn(x0.shape, generator=generator)
-        # Stratified over the schedule: the same expectation with less noise between batches.
-        t = (torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) * TRAIN_STEPS / BATCH
-        t = t.long()[torch.randperm(BATCH, generator=generator)]
-        a = bar[t].view(-1, 1, 1, 1)
-        x = (a.sqrt() * x0 + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
+    def loss(step: int, seed: int, ideal: bool) -> Tensor:
+        x, t, text, target = lessons.draw(step, seed, ideal=ideal)
         with torch.autocast("cpu", torch.bfloat16):
-            predicted = compiled(x, t, text)
-        return (predicted.float() - noise).pow(2).mean()
+            predicted = compiled(x.contiguous(memory_format=torch.channels_last), t, text)
+        return (predicted.float() - target).pow(2).mean()
 
-    Trainer(model, loss, folder, steps=steps, lr=LR, ema=0.999).run()
-    return model, scale
+    Trainer(model, lambda step: loss(step, 2, False), folder / "drawn", steps=STEPS, lr=LR, ema=0.999).run()
+    polish = Trainer(
+        model, lambda step: loss(step, 6, True), folder / "ideal", steps=POLISH_STEPS, lr=POLISH_LR, ema=0.998
+    )
+    polish.run()
+    return model, lessons.scale

@@ -17,21 +17,22 @@ from hapax.core.activations import ActivationStore
 from hapax.core.cli import main
 from hapax.core.emoji import MODEL_FOLDER
 from hapax.core.findings import SAESize
+from hapax.core.firing import firing
 from hapax.core.rarity import pool_activations
 from hapax.core.report import load_audit
 from hapax.core.sae import load_sae
 from hapax.core.statistics import wilson_interval
 
-IMAGES = 60
+IMAGES = 120
 
 
 def command(out: Path, *more: object) -> list[str]:
     prompts = out.parent / "prompts.txt"
-    prompts.write_text("a photo of a cat\n")
+    prompts.write_text("a photo of a firefighter\n")
     words = [
         "audit", "--pipeline", MODEL_FOLDER, "--prompts", prompts, "--out", out, "--clip", "hapax-emoji",
         "--images", IMAGES, "--steps", 6, "--guidance", 1.0, "--batch-size", 20, "--device", "cpu",
-        "--latents", 384, "--coarse", 128, "--k", 8, "--epochs", 4, *more,
+        "--latents", 384, "--coarse", 128, "--k", 8, "--epochs", 8, *more,
     ]  # fmt: skip
     return [str(word) for word in words]
 
@@ -71,7 +72,7 @@ def test_frequencies_can_be_recomputed_from_the_store(out: Path) -> None:
     audit, store = load_audit(out / "audit.json"), ActivationStore.open(out / "activations")
     prompt = audit["prompts"][0]
     sae = load_sae(out / prompt["sae"]["path"])
-    pooled = pool_activations(lambda x: sae.encode(x.float()), store.tokens())
+    pooled = firing(pool_activations(lambda x: sae.encode(x.float()), store.tokens()))
     assert prompt["features"]
     for feature in prompt["features"]:
         count = int((pooled[:, feature["latent"]] > 0).sum())
@@ -207,5 +208,6 @@ def test_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_paper_proportions_are_the_default() -> None:
-    config = SAESize().config(1280, seed=0)
+    config = SAESize().config(1280, tokens=16_000_000, seed=0)
     assert config.prefix_sizes == (2048, 20480)
+    assert config.batch_size == 4096
