@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HapaxError
-from .common import Bars, Parser, add_common, command_line, read_lines, writable
+from .common import Bars, Parser, add_common, command_line, quiet, read_lines, writable
 
 if TYPE_CHECKING:
     from ..audit import AuditSettings
@@ -160,10 +160,11 @@ def _audit(
     from ..distributed import process_group, rank
     from ..report import load_audit
 
-    bars = Bars()
+    quiet()
+    bars, embedder = Bars(), clip()
     with process_group():
         backend = DiffusersBackend.from_folder(pipeline, dtype=getattr(torch, dtype), device=device)
-        audit = Audit(backend, clip(), settings, out, bars, model_name, credits)
+        audit = Audit(backend, embedder, settings, out, bars, model_name, credits)
         report = audit.run(resume=resume, command=command_line(["hapax", *sys.argv[1:]]))
         bars.close()
         if rank() == 0:

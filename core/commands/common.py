@@ -45,6 +45,16 @@ class Bars:
             self.bar.close()
 
 
+def quiet() -> None:
+    """Keep the libraries' own progress bars and notes out of the terminal; what matters is said by the command."""
+    import diffusers
+    import transformers
+
+    for module in (diffusers, transformers):
+        module.utils.logging.disable_progress_bar()
+        module.utils.logging.set_verbosity_error()
+
+
 def add_common(parser: argparse.ArgumentParser, out: str | None = None) -> None:
     """`--out` and `--seed`, which every command takes."""
     parser.add_argument("--out", type=Path, required=out is None, default=out and Path(out), metavar="DIR")
