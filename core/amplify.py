@@ -22,7 +22,7 @@ from .steering import Scope, SteerFeatures
 
 # Early steps compose the picture; a push that goes on to the end overshoots (measured on the emoji model).
 WINDOWS = ((0.0, 0.5), (0.0, 0.75))
-STRENGTHS = (1.0, 2.0, 4.0, 8.0)
+STRENGTHS = (4.0, 8.0, 16.0, 32.0)
 ENOUGH = 0.6
 FAITHFUL = 0.9
 
@@ -53,7 +53,7 @@ class Gauge:
 
 @dataclass(frozen=True)
 class Push:
-    """A way to turn a feature up: strength in units of its natural level, and a window of progress."""
+    """A way to turn a feature up: strength in units of its profile, and a window of progress."""
 
     strength: float
     window: tuple[float, float]
@@ -69,7 +69,7 @@ class Amplifier:
     site: str
     prompt: str
     sae: MatryoshkaSAE
-    latents: Sequence[int]
+    latents: Tensor
     reference: Tensor
     gauge: Gauge
 

@@ -286,8 +286,7 @@ class Audit:
             settings.site,
             prompt,
             found.trained.sae,
-            [latent],
-            found.reference[[latent]],
+            *found.profiles[number],
             gauge,
         )
         first = settings.seeds()[-1] + 1

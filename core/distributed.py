@@ -36,6 +36,15 @@ def mine(count: int) -> list[int]:
     return list(range(rank(), count, world_size()))
 
 
+def gather(part: dict) -> dict:
+    """The dicts of all processes as one, in every process."""
+    parts: list[dict] = [part]
+    if dist.is_initialized():
+        parts = [{}] * world_size()
+        dist.all_gather_object(parts, part)
+    return {key: value for each in parts for key, value in each.items()}
+
+
 @contextmanager
 def process_group() -> Iterator[None]:
     """Join the group that torchrun announces (gloo on CPU, nccl on GPU), and leave it again."""

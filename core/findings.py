@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,15 +12,17 @@ from torch import Tensor
 from .activations import ActivationStore
 from .collect import batches
 from .errors import HapaxError
+from .exemplars import exemplars
 from .feature_stats import FeatureStats
 from .firing import firing
 from .grouping import group_latents
 from .labels import FeatureCentroid, Labeller
 from .minority import Normalize
 from .rarity import FeatureTable, pool_activations, score_features
-from .sae import SAEConfig, TrainedSAE, train_sae
+from .sae import MatryoshkaSAE, SAEConfig, TrainedSAE, train_sae
 
 HELD_OUT, HELD_OUT_PICTURES = 0.1, 128
+PROFILE_LATENTS, SILENT_PICTURES = 64, 128
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,13 @@ class SAESize:
         )
 
 
+class Profile(NamedTuple):
+    """Latents [R] and the change of their activations [R] that makes a feature show."""
+
+    latents: Tensor
+    levels: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Found:
     """What was found for one prompt.
@@ -65,7 +75,7 @@ class Found:
         table: all latents that fire, ranked.
         groups: latents that say the same, best first; the first of each is listed.
         labels: names per group, best first; empty when none fits.
-        reference: [L] a high quantile of each latent's natural activations, the unit of strength.
+        profiles: per group, by how much which latents differ where the feature shows: the unit of strength.
     """
 
     samples: list[int]
@@ -74,7 +84,7 @@ class Found:
     table: FeatureTable
     groups: list[list[int]]
     labels: list[list[tuple[str, float]]]
-    reference: Tensor
+    profiles: list[Profile]
 
 
 class _Tokens:
@@ -130,19 +140,27 @@ def find_features(
     groups = group_latents(pooled, embeddings, findings[findings.frequency <= rare])[:listed]
     stats, namer = FeatureStats.of(pooled, embeddings), labeller(embeddings)
     labels = [namer.label(FeatureCentroid.of(stats, group[0], sae.W_dec[group[0]])) for group in groups]
-    return Found(samples, trained, pooled, table, groups, labels, reference_levels(encode, tokens, coarse))
+    profiles = [contrast(sae, tokens, pooled[:, group[0]]) for group in groups]
+    return Found(samples, trained, pooled, table, groups, labels, profiles)
 
 
 @torch.no_grad()
-def reference_levels(
-    encode: Callable[[Tensor], Tensor], tokens: Tensor, latents: int, quantile: float = 0.95
-) -> Tensor:
-    """The `quantile` of each latent's positive activations over tokens [n, S, P, C]: [latents]; 0 if it never fires."""
-    flat = tokens.flatten(0, 2)
-    if len(flat) > 65536:
-        flat = flat[:: -(-len(flat) // 65536)]
-    z = torch.cat([encode(part) for part in flat.split(4096)])
-    z = z.sort(0).values
-    count = (z > 0).sum(0)
-    index = (len(z) - 1 - ((1 - quantile) * count).long()).clamp(max=len(z) - 1)
-    return torch.where(count > 0, z.gather(0, index[None])[0], torch.zeros(latents))
+def contrast(sae: MatryoshkaSAE, tokens: Tensor, pooled: Tensor) -> Profile:
+    """What the autoencoder says of pictures with the feature that it doesn't say of those without.
+
+    Its latents' mean activations over the tokens of the exemplars, less those over pictures on which the feature's
+    latent is silent; the latents that differ most. One decoder row alone points elsewhere than these differences do
+    (cosines of .1 to .4 on the emoji model, against .9 for this).
+
+    Args:
+        sae: the autoencoder.
+        tokens: [N, S, P, C] of the pictures.
+        pooled: [N] the latent's image-level activations.
+    """
+    shows = exemplars(pooled)
+    silent = (pooled <= 0).nonzero().flatten()
+    silent = silent[:: max(1, len(silent) // SILENT_PICTURES)]
+    with_it, without = (sae.encode(tokens[i].flatten(0, 2).float()).mean(0) for i in (shows, silent))
+    difference = with_it - without
+    latents = difference.abs().topk(min(PROFILE_LATENTS, len(difference))).indices
+    return Profile(latents, difference[latents])

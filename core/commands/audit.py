@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..audit import AuditSettings
 
 PHRASES = Path(__file__).parents[1] / "phrases.txt"
-DEMO_PROMPTS = ("a photo of a firefighter", "a photo of a cat")
+DEMO_PROMPTS = ("a photo of a firefighter", "a photo of a cook")
 
 
 def add_demo(commands: Any) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 import numpy as np
 
 from ..backends.diffusers import DiffusersBackend
+from ..distributed import gather, mine, process_group, rank
 from ..statistics import wilson_interval
 from . import CLIP_FOLDER, DEMO, MODEL_FOLDER
 from .judge import Verdict, judge
@@ -90,30 +90,38 @@ def failures(report: dict) -> list[str]:
     return bad
 
 
+def measure(backend: DiffusersBackend, concept: str, bare: int, named: int) -> tuple[dict, dict]:
+    """The bare and the named row of one concept, at seeds of its own."""
+    world, number = load_world(), load_world().concepts.index(concept)
+    seed = 10**6 * (number + 1)
+    plain = bare_row(world, concept, judge(sample(backend, [world.prompt(concept)] * bare, seed)))
+    prompts, wanted = named_prompts(world, concept, named, number)
+    return plain, named_row(concept, judge(sample(backend, prompts, seed + bare)), wanted)
+
+
 def main() -> None:
-    """Measure and write."""
+    """Measure and write; under torchrun the concepts are shared out."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bare", type=int, default=1000, help="bare-prompt pictures per concept")
     parser.add_argument("--named", type=int, default=200, help="pictures per concept from prompts that name attributes")
     parser.add_argument("--out", type=Path, default=GATES_FILE)
     arguments = parser.parse_args()
-    world, backend = load_world(), DiffusersBackend.from_folder(MODEL_FOLDER)
-    backend.denoiser.compile()
+    concepts, backend = load_world().concepts, DiffusersBackend.from_folder(MODEL_FOLDER)
+    with process_group():
+        rows = {}
+        for number in mine(len(concepts)):
+            rows[concepts[number]] = measure(backend, concepts[number], arguments.bare, arguments.named)
+            print(concepts[number], rows[concepts[number]][0]["concept"], flush=True)
+        rows = gather(rows)
+        if rank() != 0:
+            return
     report: dict = {
         "sampler": type(backend.pipeline.scheduler).__name__,
         **DEMO,
-        "bare": {},
-        "named": {},
+        "bare": {concept: rows[concept][0] for concept in concepts},
+        "named": {concept: rows[concept][1] for concept in concepts},
         "clip": json.loads((CLIP_FOLDER / "gate.json").read_text()),
     }
-    started = time.time()
-    for number, concept in enumerate(world.concepts):
-        verdict = judge(sample(backend, [world.prompt(concept)] * arguments.bare, 10**6 * (number + 1)))
-        report["bare"][concept] = bare_row(world, concept, verdict)
-        prompts, wanted = named_prompts(world, concept, arguments.named, number)
-        verdict = judge(sample(backend, prompts, 10**6 * (number + 1) + arguments.bare))
-        report["named"][concept] = named_row(concept, verdict, wanted)
-        print(f"{time.time() - started:.0f} s  {concept}: {report['bare'][concept]['concept']}", flush=True)
     report["failures"] = failures(report)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     print("\n".join(report["failures"]) or "all gates hold")
