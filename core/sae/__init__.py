@@ -1,0 +1,22 @@
+"""The Matryoshka sparse autoencoder at one site: model, training, metrics, files."""
+
+from .config import SAEConfig
+from .files import export_saelens, load_sae, load_saelens, save_sae
+from .metrics import calibrate_threshold, sae_metrics
+from .mixing import mixed_batches
+from .model import MatryoshkaSAE
+from .training import TrainedSAE, train_sae
+
+__all__ = [
+    "MatryoshkaSAE",
+    "SAEConfig",
+    "TrainedSAE",
+    "calibrate_threshold",
+    "export_saelens",
+    "load_sae",
+    "load_saelens",
+    "mixed_batches",
+    "sae_metrics",
+    "save_sae",
+    "train_sae",
+]
