@@ -16,7 +16,7 @@ CLIP_FOLDER = Path(__file__).with_name("clip")
 CLIP_NAME = "hapax-emoji"
 CREDITS = ("The emoji pictures are Noto Color Emoji, Copyright 2013-2023 Google LLC, under the Apache License 2.0.",)
 # The sampler at which the gates were measured; gates.json beside the weights has the figures.
-DEMO = {"steps": 15, "guidance": 1.0}
+DEMO = {"steps": 10, "guidance": 1.0}
 
 
 def phrases() -> tuple[str, ...]:

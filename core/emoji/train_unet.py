@@ -20,6 +20,7 @@ from .world import Kind, World, load_world
 
 STEPS, BATCH, LR = 5000, 64, 1e-3
 POLISH_STEPS, POLISH_LR = 3300, 8e-4
+RELATIVE_STEPS, RELATIVE_LR = 900, 4e-4
 NO_CAPTION, LISTED = 0.1, 0.3
 # Square-root-linear betas that end in almost pure noise: with the usual .012 the last step of a latent this
 # small still shows which picture it was, and sampled rates would drift from the learned ones.
@@ -170,7 +171,8 @@ class Lessons:
 def train_unet(folder: Path, vae: Any, tokenizer: Any) -> tuple[Denoiser, float]:
     """Train (or resume) in `folder`; returns the model with its EMA weights and the latents' scale.
 
-    First on drawn noise, then, for the rates of what is rare, on the ideal denoiser's.
+    First on drawn noise, then, for the rates of what is rare, on the ideal denoiser's, at last with the errors
+    relative to their usual size at that noise level.
     """
     torch.manual_seed(0)
     lessons = Lessons(vae, tokenizer)
@@ -181,15 +183,26 @@ def train_unet(folder: Path, vae: Any, tokenizer: Any) -> tuple[Denoiser, float]
     model.text.set_attn_implementation("eager")
     compiled = torch.compile(model)
 
-    def loss(step: int, seed: int, ideal: bool) -> Tensor:
+    def error(step: int, seed: int, ideal: bool) -> tuple[Tensor, Tensor]:
         x, t, text, target = lessons.draw(step, seed, ideal=ideal)
         with torch.autocast("cpu", torch.bfloat16):
             predicted = compiled(x.contiguous(memory_format=torch.channels_last), t, text)
-        return (predicted.float() - target).pow(2).mean()
+        return (predicted.float() - target).pow(2).mean((1, 2, 3)), t
 
-    Trainer(model, lambda step: loss(step, 2, False), folder / "drawn", steps=STEPS, lr=LR, ema=0.999).run()
-    polish = Trainer(
-        model, lambda step: loss(step, 6, True), folder / "ideal", steps=POLISH_STEPS, lr=POLISH_LR, ema=0.998
+    def relative(step: int) -> Tensor:
+        squares, t = error(step, 7, True)
+        # Early steps decide what is drawn, and their errors are a thousandth of the late ones': weigh them alike.
+        bins = t * len(typical) // TRAIN_STEPS
+        for i, square in zip(bins.tolist(), squares.detach(), strict=True):
+            typical[i] = 0.95 * typical[i] + 0.05 * square if typical[i] > 0 else square
+        return (squares / typical[bins]).mean()
+
+    typical = torch.zeros(50)
+    phases = (
+        ("drawn", STEPS, LR, 0.999, lambda step: error(step, 2, False)[0].mean()),
+        ("ideal", POLISH_STEPS, POLISH_LR, 0.998, lambda step: error(step, 6, True)[0].mean()),
+        ("relative", RELATIVE_STEPS, RELATIVE_LR, 0.99, relative),
     )
-    polish.run()
+    for name, steps, lr, ema, loss in phases:
+        Trainer(model, loss, folder / name, steps=steps, lr=lr, ema=ema).run()
     return model, lessons.scale
