@@ -71,6 +71,11 @@ def run_demo(arguments: argparse.Namespace) -> None:
     from ..emoji import CREDITS, DEMO, MODEL_FOLDER, load_clip, phrases
     from ..findings import SAESize
 
+    if not MODEL_FOLDER.exists():
+        raise HapaxError(
+            "The emoji model's weights are not in this copy of Hapax; build them with "
+            "`python -m hapax.core.emoji.build --runs DIR`, which takes about two hours on two cores."
+        )
     settings = AuditSettings(
         prompts=DEMO_PROMPTS,
         images=arguments.images,

@@ -59,7 +59,7 @@ def export_pipeline(runs: Path, model: Denoiser, vae: Any, tokenizer: Any, scale
         beta_end=BETA_END,
         beta_schedule="scaled_linear",
         timestep_spacing="trailing",
-        prediction_type="epsilon",
+        prediction_type="v_prediction",
     )
     nothing: Any = None
     pipeline = StableDiffusionPipeline(

@@ -1,6 +1,6 @@
-"""The ideal denoiser of the emoji world: its data are finitely many pictures, so E[noise | x_t, caption] is known.
+"""The ideal denoiser of the emoji world: its data are finitely many pictures, so E[x_0 | x_t, caption] is known.
 
-Training on that instead of the drawn noise has the same minimum and far less variance, and teaches the rates of
+Training on that instead of the drawn picture has the same minimum and far less variance, and teaches the rates of
 rare attributes directly rather than through rare examples.
 """
 
@@ -49,8 +49,8 @@ def free_prior(world: World, concept: str) -> Tensor:
     return total
 
 
-def ideal_noise(x: Tensor, abar: Tensor, means: Tensor, spread: float, log_prior: Tensor) -> Tensor:
-    """E[noise | x_t] for data that are a mixture of M equally round Gaussians.
+def ideal_clean(x: Tensor, abar: Tensor, means: Tensor, spread: float, log_prior: Tensor) -> Tensor:
+    """E[x_0 | x_t] for data that are a mixture of M equally round Gaussians: [B, D].
 
     Args:
         x: [B, D] noisy latents x_t = sqrt(abar) x_0 + sqrt(1 - abar) noise.
@@ -63,5 +63,9 @@ def ideal_noise(x: Tensor, abar: Tensor, means: Tensor, spread: float, log_prior
     distance = x.square().sum(1, keepdim=True) - 2 * a * (x @ means.T) + a**2 * means.square().sum(1)
     weight = (log_prior - distance / (2 * variance)).softmax(1)
     centre = weight @ means
-    clean = centre + a * spread**2 / variance * (x - a * centre)
-    return (x - a * clean) / (1 - abar).sqrt()[:, None]
+    return centre + a * spread**2 / variance * (x - a * centre)
+
+
+def velocity(x: Tensor, abar: Tensor, clean: Tensor) -> Tensor:
+    """v = sqrt(abar) noise - sqrt(1 - abar) x_0 (Salimans and Ho 2022, App. D) of x_t and x_0, all [B, D]."""
+    return (abar.sqrt()[:, None] * x - clean) / (1 - abar).sqrt()[:, None]

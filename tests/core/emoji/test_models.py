@@ -16,6 +16,10 @@ from hapax.core.emoji.render import render_all
 from hapax.core.emoji.world import load_world
 from PIL import Image
 
+pytestmark = pytest.mark.skipif(
+    not MODEL_FOLDER.exists(), reason="The emoji model's weights are not here: the audit and its model are NOT tested"
+)
+
 WORLD = load_world()
 
 
