@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,15 @@ from torch import Tensor
 
 from .activations import ActivationStore
 from .amplify import Amplifier, Gauge, amplify
+from .audit_settings import AuditSettings, claim
 from .backends.diffusers import DiffusersBackend
-from .collect import Progress, Recording, Sampling, collect, plan_recording
+from .collect import Progress, Recording, collect, plan_recording
 from .distributed import barrier, mine, rank
-from .durable import write_file
 from .embed import ClipEmbedder
 from .errors import HapaxError
-from .findings import Found, SAESize, find_features, train_on
+from .findings import Found, find_features, train_on
 from .gallery import Gallery
 from .labels import Labeller, PhraseLabeller
-from .minority import Normalize
 from .report import save_audit, write_report
 from .sae import MatryoshkaSAE, TrainedSAE, load_sae, save_sae
 
@@ -40,64 +38,6 @@ LIMITS = (
     "Names are the nearest of a fixed list of phrases; look at the pictures before you trust one.",
     "Turning a feature up by steering is an extension of the paper, which rewrites prompts instead.",
 )
-
-
-@dataclass(frozen=True)
-class AuditSettings:
-    """Everything that decides what an audit finds; it is written into the folder and must agree on resuming.
-
-    Attributes:
-        prompts: what is asked of the model, one audit each.
-        images: pictures per prompt; their seeds are seed, seed + 1, ...
-        site: where activations are read.
-        sampling: steps, guidance, batch size and the pipeline's size options.
-        record_steps, positions: steps and token positions recorded of each picture.
-        sae: the size of the autoencoder that is trained for each prompt.
-        sae_file: an autoencoder to use for all prompts instead.
-        listed: features shown per prompt, at most.
-        rare: largest share of the pictures on which a listed feature fires.
-        amplified: how many of them are also turned up.
-        phrases: candidate names for features.
-        normalize, min_support, seed: as in `score_features`.
-    """
-
-    prompts: tuple[str, ...]
-    sampling: Sampling
-    images: int = 1000
-    site: str = "mid"
-    record_steps: int = 5
-    positions: int = 64
-    sae: SAESize = field(default_factory=SAESize)
-    sae_file: str | None = None
-    listed: int = 10
-    rare: float = 0.2
-    amplified: int = 1
-    phrases: tuple[str, ...] = ()
-    normalize: Normalize = "rank"
-    min_support: int = 5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
-            raise HapaxError("The prompts are empty; give at least one, one a line.")
-        if len(set(self.prompts)) != len(self.prompts):
-            raise HapaxError("A prompt is given twice; give each once.")
-        for name, least in (
-            ("images", 50),
-            ("record_steps", 1),
-            ("positions", 1),
-            ("listed", 1),
-            ("min_support", 5),
-        ):
-            if getattr(self, name) < least:
-                raise HapaxError(f"{name} is {getattr(self, name)}; give {least} or more.")
-
-        if not 0 < self.rare <= 1:
-            raise HapaxError(f"rare is {self.rare}; give a share above 0 and up to 1.")
-
-    def seeds(self) -> range:
-        """The seeds of the scored pictures; amplification uses those after them."""
-        return range(self.seed, self.seed + self.images)
 
 
 class Audit:
@@ -131,7 +71,7 @@ class Audit:
             self.backend, settings.sampling, settings.site, settings.record_steps, settings.positions
         )
         if rank() == 0:
-            self._claim(resume)
+            claim(self.out, {"model": self.fingerprint, "clip": self.embedder.fingerprint} | asdict(settings), resume)
         barrier()
         with self._timed("sampling"):
             self._sample()
@@ -150,24 +90,6 @@ class Audit:
         path = write_report(audit, self.out)
         barrier()
         return path
-
-    def _claim(self, resume: bool) -> None:
-        """Make the folder this audit's, or see that it is."""
-        path = self.out / "settings.json"
-        wanted = json.loads(
-            json.dumps({"model": self.fingerprint, "clip": self.embedder.fingerprint} | asdict(self.settings))
-        )
-        if path.exists():
-            held = json.loads(path.read_text())
-            if not resume:
-                raise HapaxError(f"{self.out} holds an audit already; add --resume to go on, or choose another --out.")
-            if held != wanted:
-                differs = ", ".join(sorted(key for key in wanted if held.get(key) != wanted[key]))
-                raise HapaxError(
-                    f"{self.out} was begun with another {differs}; repeat the settings it was begun with "
-                    "(settings.json there has them), or choose another --out."
-                )
-        write_file(path, json.dumps(wanted, indent=1).encode())
 
     def _sample(self) -> None:
         """Record what is missing: each process into its own store, which the first one then merges."""

@@ -12,7 +12,7 @@ from ..errors import HapaxError
 from .common import Bars, Parser, add_common, command_line, quiet, read_lines, writable
 
 if TYPE_CHECKING:
-    from ..audit import AuditSettings
+    from ..audit_settings import AuditSettings
 
 PHRASES = Path(__file__).parents[1] / "phrases.txt"
 DEMO_PROMPTS = ("a photo of a firefighter", "a photo of a cook")
@@ -66,7 +66,7 @@ def add_audit(commands: Any) -> None:
 
 def run_demo(arguments: argparse.Namespace) -> None:
     """Audit two prompts of the emoji model; a folder that holds a part of it is gone on with."""
-    from ..audit import AuditSettings
+    from ..audit_settings import AuditSettings
     from ..collect import Sampling
     from ..emoji import CREDITS, DEMO, MODEL_FOLDER, load_clip, phrases
     from ..findings import SAESize
@@ -94,7 +94,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
 
 def run_audit(arguments: argparse.Namespace) -> None:
     """Audit a local pipeline."""
-    from ..audit import AuditSettings
+    from ..audit_settings import AuditSettings
     from ..collect import Sampling
     from ..embed import ClipEmbedder
     from ..emoji import CLIP_NAME, load_clip
