@@ -76,8 +76,7 @@ def rank_phrases(
         phrases: their M texts.
         k: how many to return.
         null_directions: [R, E] offsets of random pictures with the feature's support
-            (`distinctiveness.random_offsets`), which lie where image embeddings vary. Without them, isotropic
-            random directions are drawn, which any structured direction beats more easily.
+            (`distinctiveness.random_offsets`), in the units of mu_i - mu_D. Without them only cosines are tested.
         alpha: largest p-value at which a name is given.
         seed: of the isotropic directions.
 
@@ -96,12 +95,13 @@ def rank_phrases(
         )
     if k < 1:
         raise HapaxError(f"k is {k}; at least 1 phrase must be asked for")
-    if null_directions is None:
-        generator = torch.Generator().manual_seed(seed)
-        null_directions = torch.randn(NULL_DRAWS, len(offset), generator=generator, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    isotropic = unit_rows(torch.randn(NULL_DRAWS, len(offset), generator=generator, dtype=torch.float64))
     cosines = bank @ unit_rows(offset)
-    null = (unit_rows(null_directions.detach().cpu()) @ bank.T).amax(1)
-    if permutation_p(float(cosines.max()), null) > alpha:
+    chance = [permutation_p(float(cosines.max()), (isotropic @ bank.T).amax(1))]
+    if null_directions is not None:
+        chance.append(permutation_p(float((bank @ offset).max()), (null_directions.double() @ bank.T).amax(1)))
+    if max(chance) > alpha:
         return None
     best = torch.argsort(cosines, descending=True, stable=True)[:k]
     return [(phrases[int(i)], float(cosines[i])) for i in best]
