@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,8 +167,8 @@ def _audit(
     from ..report import load_audit
 
     quiet()
-    bars, embedder = Bars(), clip()
-    with process_group():
+    embedder = clip()
+    with process_group(), closing(Bars()) as bars:
         backend = DiffusersBackend.from_folder(pipeline, dtype=getattr(torch, dtype), device=device)
         audit = Audit(backend, embedder, settings, out, bars, model_name, credits)
         report = audit.run(resume=resume, command=command_line(["hapax", *sys.argv[1:]]))

@@ -431,7 +431,9 @@ def test_small_pictures_keep_every_pixel(page: Page, drawn: tuple[Path, dict]) -
     assert ".px { image-rendering: pixelated; }" in page.inside("style")
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+@pytest.mark.skipif(
+    not shutil.which("chromium"), reason="chromium is not installed: the report is NOT opened in a browser"
+)
 def test_the_script_runs_under_its_own_policy(page: Page, drawn: tuple[Path, dict], tmp_path: Path) -> None:
     quiet = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
     quieter = ("--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path}")
