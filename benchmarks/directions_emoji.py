@@ -1,0 +1,289 @@
+"""What directions from captions are worth, measured on the emoji world, whose truth is known.
+
+    python benchmarks/directions_emoji.py bank|names|random|steer|compass|coverage --work DIR [options]
+
+Run `bank` first: it builds the index (at least 500 captions) that the others use, and resumes. `--half choose`
+keeps to the concepts on which methods were chosen, `--half test` measures on the others (their captions are in
+the bank in any case with `--half test` or `all`). Each prints one JSON object with the bar beside the number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from hapax.core.backends.diffusers import DiffusersBackend
+from hapax.core.commands.common import Bars
+from hapax.core.directions import CaptionIndex, Recipe, compare, picture_activations, read_bank, record_dial
+from hapax.core.directions.compass import read_mixture
+from hapax.core.directions.parts import Parts, kept
+from hapax.core.emoji import DEMO, MODEL_FOLDER
+from hapax.core.emoji.judge import Verdict, judge
+from hapax.core.emoji.render import render
+from hapax.core.emoji.world import Kind, World, load_world
+from PIL import Image
+
+CHOOSE = ("firefighter", "doctor", "teacher", "farmer", "cook", "apple", "bear", "bird", "book", "car")
+
+
+def concepts(world: World, half: str) -> tuple[str, ...]:
+    """The concepts to measure on."""
+    wanted = {"all": lambda c: True, "choose": lambda c: c in CHOOSE, "test": lambda c: c not in CHOOSE}
+    return tuple(c for c in world.concepts if wanted[half](c))
+
+
+def bank(world: World, names: tuple[str, ...]) -> list[str]:
+    """The general bank that ships, and captions of these concepts that name none, one or two of their attributes."""
+    captions = [*read_bank()]
+    for concept in names:
+        table = world.truth[concept]
+        bare = world.prompt(concept)
+        captions.append(bare)
+        for attribute, values in table.items():
+            for value in values:
+                captions += [f"{bare}, {value}", world.caption(kind(world, concept, {attribute: value}), {attribute})]
+        for first, second in combinations([a for a in table if a != "skin"] + ["skin"] * ("skin" in table), 2):
+            if {first, second} == {"skin", "style"}:
+                continue
+            for a in table[first]:
+                for b in table[second]:
+                    captions.append(world.caption(kind(world, concept, {first: a, second: b}), {first, second}))
+    return list(dict.fromkeys(captions))
+
+
+def kind(world: World, concept: str, values: dict[str, str]) -> Kind:
+    """A kind of the concept with these values, the others whatever comes first."""
+    table = world.truth[concept]
+    return Kind(concept, tuple((a, values.get(a, next(iter(table[a])))) for a in table))
+
+
+def named(world: World, caption: str) -> set[str]:
+    """The attribute values that a caption names, the longest reading first: medium dark skin is not dark skin."""
+    values = {v for tables in world.truth.values() for table in tables.values() for v in table}
+    found = set()
+    for value in sorted(values, key=len, reverse=True):
+        caption, count = re.subn(rf"\b{re.escape(value)}\b", " ", caption)
+        if count:
+            found.add(value)
+    return found
+
+
+def build(arguments: argparse.Namespace, backend: DiffusersBackend, world: World) -> dict:
+    """Build the index, or say what is in it."""
+    captions = bank(world, concepts(world, "choose" if arguments.half == "choose" else "all"))
+    bars = Bars()
+    index = CaptionIndex.build(
+        backend,
+        captions,
+        seeds=arguments.seeds,
+        steps=arguments.steps,
+        guidance=1.0,
+        batch_size=64,
+        whiten=arguments.whiten,
+        folder=arguments.work / "recording",
+        progress=bars,
+    )
+    bars.close()
+    index.save(index_path(arguments))
+    return {"captions": len(index), "reliable": int(index.reliable.sum()), "at_least": 500}
+
+
+def index_path(arguments: argparse.Namespace) -> Path:
+    return arguments.work / ("index-white.safetensors" if arguments.whiten else "index.safetensors")
+
+
+def pairs(world: World, names: tuple[str, ...]) -> list[tuple[str, str, str]]:
+    """Every (concept, attribute, value)."""
+    return [(c, a, v) for c in names for a, values in world.truth[c].items() for v in values]
+
+
+def commonest(values: dict[str, float], but: str = "") -> str:
+    return max((v for v in values if v != but), key=lambda v: values[v])
+
+
+def name_changes(arguments: argparse.Namespace, backend: DiffusersBackend, world: World) -> dict:
+    """Render each attribute against the commonest alternative, let the model read both, name the difference.
+
+    All but the style are rendered as flat pictures: in a line sketch, skin is hardly to be seen.
+    """
+    index, hits, misses = CaptionIndex.load(index_path(arguments)), {}, []
+    read: dict[Kind, torch.Tensor] = {}
+
+    def activations(of: Kind) -> torch.Tensor:
+        if of not in read:
+            picture = Image.fromarray(np.round(render(of) * 255).astype(np.uint8))
+            progress = index.meta["recipe"]["progress"]
+            read[of] = picture_activations(
+                backend, [picture], seeds=range(arguments.seeds), progress=progress, batch_size=64
+            ).mean((0, 1, 2))
+        return read[of]
+
+    for concept, attribute, value in pairs(world, concepts(world, arguments.half)):
+        table = world.truth[concept]
+        usual = {a: "flat picture" if a == "style" else commonest(values) for a, values in table.items()}
+        other = commonest(table[attribute], but=value)
+        with_it, without = (kind(world, concept, usual | {attribute: v}) for v in (value, other))
+        naming = index.describe(activations(with_it), activations(without), 3)
+        hit = any(value in named(world, name) for name, _ in naming.names)
+        hits.setdefault(attribute, {}).setdefault(value, []).append(hit)
+        if not hit:
+            misses.append([concept, value, other, [name for name, _ in naming.nearest], round(naming.p, 3)])
+    every = [hit for values in hits.values() for each in values.values() for hit in each]
+    by_attribute = {a: float(np.mean([h for each in values.values() for h in each])) for a, values in hits.items()}
+    return {"named_in_top_3": float(np.mean(every)), "bar": 0.9, "by": by_attribute, "n": len(every), "misses": misses}
+
+
+def random_names(arguments: argparse.Namespace, backend: DiffusersBackend, world: World) -> dict:
+    """How often vectors that mean nothing get no good name."""
+    index = CaptionIndex.load(index_path(arguments))
+    vectors = torch.randn(2000, index.meta["channels"], generator=torch.Generator().manual_seed(10**6))
+    nameless = [not index.name(vector).names for vector in vectors]
+    return {"no_good_name": float(np.mean(nameless)), "bar": 0.95, "n": len(vectors)}
+
+
+STRENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0)
+ENOUGH, KEPT, ROUGH = 0.5, 0.95, 1.5
+
+
+def steer(arguments: argparse.Namespace, backend: DiffusersBackend, world: World) -> dict:
+    """Push each concept's bare prompt by the dial of each caption that names an attribute.
+
+    The gentlest of `STRENGTHS` that reaches the bars is chosen on pictures of its own, 16 of them, and measured
+    on fresh ones. Attributes that the bare prompt shows in half of its pictures already are left out.
+    """
+    rows, search, fresh = [], range(2 * 10**5, 2 * 10**5 + 16), range(3 * 10**5, 3 * 10**5 + arguments.pictures)
+    for concept, attribute, value in pairs(world, concepts(world, arguments.half)):
+        if world.truth[concept][attribute][value] >= ENOUGH or (arguments.only and value not in arguments.only):
+            continue
+        bare = world.prompt(concept)
+        asked = judged(backend, f"{bare}, {value}", fresh)
+        rough = ROUGH * float(asked.rmse.mean())
+        options = {"seeds": range(10**5, 10**5 + arguments.seeds), "steps": arguments.steps, "guidance": 1.0}
+        dial = record_dial(backend, f"{bare}, {value}", bare, batch_size=64, **options)
+
+        def reached(verdict: Verdict, concept: str = concept, value: str = value, rough: float = rough) -> bool:
+            good = verdict.share(value) >= ENOUGH and verdict.concept(concept) >= KEPT
+            return good and float(verdict.rmse.mean()) <= rough
+
+        chosen = next(
+            (s for s in STRENGTHS if reached(judged(backend, bare, search, {"mid": dial.tap(s)}))), STRENGTHS[1]
+        )
+        verdict = judged(backend, bare, fresh, {"mid": dial.tap(chosen)})
+        rows.append(
+            {
+                "concept": concept,
+                "value": value,
+                "strength": chosen,
+                "share": verdict.share(value),
+                "concept_kept": verdict.concept(concept),
+                "rmse_ratio": float(verdict.rmse.mean() / asked.rmse.mean()),
+                "holds": reached(verdict),
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+    return {"pairs_that_hold": float(np.mean([row["holds"] for row in rows])), "bar": 0.7, "n": len(rows)}
+
+
+def judged(backend: DiffusersBackend, prompt: str, seeds: range, taps: dict | None = None) -> Verdict:
+    pictures = backend.sample(prompt, seeds, taps, output="pt", batch_size=64, **DEMO)
+    return judge((pictures.permute(0, 2, 3, 1) * 255).round().byte().numpy())
+
+
+def ranks(x: Sequence[float]) -> np.ndarray:
+    """Ranks, ties by their mean."""
+    values = np.asarray(x)
+    return np.array([(values < v).sum() + ((values == v).sum() - 1) / 2 for v in values])
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> float:
+    return float(np.corrcoef(ranks(x), ranks(y))[0, 1])
+
+
+def compass(arguments: argparse.Namespace, backend: DiffusersBackend, world: World) -> dict:
+    """Read each concept's shares of each attribute, beside the judge's count of as many base pictures."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    signs, bars = [], Bars()
+    for concept in concepts(world, arguments.half):
+        bare = world.prompt(concept)
+        counted = judged(backend, bare, range(arguments.seeds))
+        for attribute, values in world.truth[concept].items():
+            if attribute == "variant" or (arguments.only and attribute not in arguments.only):
+                continue
+            options = {"seeds": arguments.seeds, "steps": arguments.steps, "guidance": 1.0, "batch_size": 64}
+            reading, *_ = compare(
+                backend,
+                bare,
+                [f"{{}}, {value}" for value in values],
+                folder=arguments.work / "compass" / f"{concept}-{attribute}-{arguments.seeds}",
+                progress=bars,
+                **options,
+            )
+            for value, (share, _, _) in zip(values, reading.shares.values(), strict=True):
+                found.setdefault(f"{attribute}: {value}", []).append((share, counted.share(value)))
+            if attribute == "gender" and abs(counted.share("woman") - 0.5) > 0.1:
+                signs.append((reading.lean.value < 0) == (counted.share("woman") > 0.5))
+    bars.close()
+    rows = {
+        name: {"spearman": spearman(*zip(*each, strict=True)), "error": float(np.mean([abs(a - b) for a, b in each]))}
+        for name, each in found.items()
+    }
+    return {"signs_right": float(np.mean(signs)) if signs else None, "bars": {"gender": 0.9, "others": 0.85}} | rows
+
+
+def coverage(arguments: argparse.Namespace, backend: DiffusersBackend, world: World) -> dict:
+    """How often the 95 % interval from few seeds covers the lean from many: 200 draws of 40 seeds out of 8,192."""
+    concept, total, few, repetitions = arguments.concept, arguments.total, 40, 200
+    bare = world.prompt(concept)
+    poles = [f"{bare}, {value}" for value in world.truth[concept]["gender"]]
+    recipe = Recipe(steps=arguments.steps, guidance=1.0, progress=(1.0,), batch_size=64).planned(backend)
+    bars = Bars()
+    with kept(arguments.work / "coverage" / concept) as folder:
+        parts = Parts(folder, (bare, *poles), list(range(total)), recipe, backend.fingerprint())
+        parts.record(backend, lambda done, of: bars("recording", done, of))
+        x = torch.cat([part.by_seed for _, part in parts])
+    bars.close()
+    truth = read_mixture(bare, poles, x, replicates=100).lean.value
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randperm(total, generator=generator)[:few] for _ in range(repetitions)]
+    leans = [read_mixture(bare, poles, x[:, rows]).lean for rows in drawn]
+    covered = float(np.mean([lean.low <= truth <= lean.high for lean in leans]))
+    return {"covered": covered, "bars": [0.90, 0.99], "lean": truth, "seeds": [few, total], "repetitions": repetitions}
+
+
+COMMANDS = {
+    "bank": build,
+    "names": name_changes,
+    "random": random_names,
+    "steer": steer,
+    "compass": compass,
+    "coverage": coverage,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=MODEL_FOLDER, metavar="DIR")
+    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="the index, and what can be resumed")
+    parser.add_argument("--half", choices=("choose", "test", "all"), default="test")
+    parser.add_argument("--whiten", type=float)
+    parser.add_argument("--steps", type=int, default=4, help="of the recordings; pictures take the model's ten")
+    parser.add_argument("--seeds", type=int, default=16, help="a caption or rendered picture")
+    parser.add_argument("--pictures", type=int, default=64, help="of steer")
+    parser.add_argument("--only", nargs="*", help="values for steer, attributes for compass")
+    parser.add_argument("--concept", default="judge", help="of coverage")
+    parser.add_argument("--total", type=int, default=8192, help="of coverage")
+    parser.add_argument("what", choices=COMMANDS)
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    backend, world = DiffusersBackend.from_folder(arguments.model), load_world()
+    print(json.dumps(COMMANDS[arguments.what](arguments, backend, world), indent=1))
+
+
+if __name__ == "__main__":
+    main()

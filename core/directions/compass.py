@@ -1,0 +1,217 @@
+"""The bias compass: where the pictures of an unqualified prompt lie between poles, and how sure that is.
+
+Our own reading of the idea of SCALEX (arXiv 2511.13750), whose formula could not be read. A prompt's pictures are a
+mixture of kinds, and at a site's last steps the mean activation of a mixture is nearly the mixture of the kinds'
+means (measured on the emoji model; at the first steps it is not). So the prompt's mean is read as a mixture of the
+means under captions that name the poles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import HapaxError
+from ..statistics import bootstrap_weights, permutation_p, recentred_interval
+from .evidence import agreement, sign_flip_null
+from .parts import Parts, kept
+from .recording import Recipe, check_seeds
+
+REPLICATES = 1000
+# Mixtures are fitted by trying every subset of the poles.
+MOST_POLES = 8
+
+
+class Lean(NamedTuple):
+    """Where a prompt lies between two poles.
+
+    Attributes:
+        first, second: the poles, as given.
+        value: 1 where its pictures are all of the first kind, -1 all of the second, 0 half and half; a little beyond
+            is possible.
+        low, high: 95 % bootstrap interval over seeds.
+        p: how often seeds that tell the poles apart by chance alone agree as much; above .05 the lean says nothing.
+    """
+
+    first: str
+    second: str
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the compass says of one prompt.
+
+    Attributes:
+        prompt: the unqualified prompt.
+        shares: pole -> (share, low, high): the mixture of the poles that comes nearest, shares from 0 to 1.
+        leans: of every pair of poles, in order.
+        seeds: how many pictures a caption.
+    """
+
+    prompt: str
+    shares: dict[str, tuple[float, float, float]]
+    leans: list[Lean]
+    seeds: int
+
+    @property
+    def lean(self) -> Lean:
+        """Between the first two poles."""
+        return self.leans[0]
+
+    def row(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        shares = {pole: dict(zip(("share", "low", "high"), each, strict=True)) for pole, each in self.shares.items()}
+        leans = [lean._asdict() for lean in self.leans]
+        return {"prompt": self.prompt, "shares": shares, "leans": leans, "seeds": self.seeds}
+
+
+def compare(
+    backend: Any,
+    prompts: str | Sequence[str],
+    poles: Sequence[str],
+    *,
+    seeds: Sequence[int] | int,
+    steps: int = 4,
+    site: str = "mid",
+    guidance: float | None = None,
+    at: Sequence[float] = (1.0,),
+    batch_size: int = 8,
+    size: Mapping[str, Any] | None = None,
+    folder: str | Path | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> list[Reading]:
+    """Read where prompts lie between poles.
+
+    Args:
+        backend, steps, site, guidance, batch_size, size, folder: as in `CaptionIndex.build`.
+        prompts: unqualified ones, such as "a photo of a doctor".
+        poles: 2 to 8 captions; `{}` stands for the prompt: "{}, woman" is far more exact than "a woman".
+        seeds: R >= 4 of them, or how many. The prompt's share of a rare kind needs many.
+        at: progress of the calls that are averaged; late ones, where pictures are decided.
+        progress: called as progress("recording", captions done, of so many).
+
+    Returns:
+        One reading a prompt.
+
+    Raises:
+        HapaxError: fewer than 2 poles or more than 8, doubles, an empty text, or too few seeds.
+    """
+    prompts = _checked("prompts", [prompts] if isinstance(prompts, str) else prompts, 1)
+    poles = _checked("poles", poles, 2)
+    listed = check_seeds(seeds)
+    if len(poles) > MOST_POLES or len(listed) < 4:
+        found = f"{len(poles)} poles and {len(listed)} seeds"
+        raise HapaxError(f"There are {found}; give at most {MOST_POLES} poles and at least 4 seeds.")
+    texts = {prompt: [prompt, *(pole.replace("{}", prompt) for pole in poles)] for prompt in prompts}
+    captions = tuple(dict.fromkeys(text for each in texts.values() for text in each))
+    recipe = Recipe(site, steps, guidance, tuple(at), batch_size, dict(size or {})).planned(backend)
+    with kept(folder) as place:
+        parts = Parts(place, captions, listed, recipe, backend.fingerprint())
+        parts.record(backend, lambda done, of: progress and progress("recording", done, of))
+        means = {captions[row]: part.by_seed[i] for span, part in parts for i, row in enumerate(span)}
+    return [read_mixture(prompt, poles, torch.stack([means[t] for t in texts[prompt]])) for prompt in prompts]
+
+
+def read_mixture(prompt: str, poles: Sequence[str], x: Tensor, *, replicates: int = REPLICATES) -> Reading:
+    """Read one prompt.
+
+    Args:
+        prompt: for the reading.
+        poles: K names.
+        x: [K + 1, R, C] activations at R paired seeds, the prompt's first.
+        replicates: of the bootstrap over seeds.
+    """
+    r = x.shape[1]
+    weights = torch.cat([torch.ones(1, r, dtype=torch.float64), bootstrap_weights(r, replicates, seed=0)])
+    gram = paired_gram(x, weights)
+    shares, low, high = _with_interval(mixture_shares(gram[:, 1:, 1:], gram[:, 1:, 0]))
+    spread = zip(shares.tolist(), low.clamp(0, 1).tolist(), high.clamp(0, 1).tolist(), strict=True)
+    leans = [_lean(x, gram, poles, i, j) for i, j in combinations(range(len(poles)), 2)]
+    return Reading(prompt, dict(zip(poles, spread, strict=True)), leans, r)
+
+
+def paired_gram(x: Tensor, weights: Tensor) -> Tensor:
+    """Inner products of the means of x [K, R, C] over seeds, free of the noise's own length: [B, K, K] fp64.
+
+    A mean's square length exceeds the true mean's by the noise's variance over R, which would draw every lean
+    towards 0. So only products of different seeds count: sum_{r != s} c_r c_s <x_r, x_s> / sum_{r != s} c_r c_s.
+    What all captions have in common at a seed is taken out first.
+
+    Args:
+        weights: [B, R] how often each seed counts; a row of ones, or of a bootstrap.
+    """
+    z = x.double() - x.double().mean(0)
+    sums = torch.einsum("br,krc->bkc", weights, z)
+    own = torch.einsum("krc,lrc->rkl", z, z)
+    same = (weights.square() @ own.flatten(1)).unflatten(1, own.shape[1:])
+    pairs = weights.sum(1).square() - weights.square().sum(1)
+    return (sums @ sums.transpose(1, 2) - same) / pairs[:, None, None]
+
+
+def mixture_shares(gram: Tensor, products: Tensor) -> Tensor:
+    """The w [B, K], w >= 0 and sum w = 1, for which sum_k w_k H_k comes nearest to H.
+
+    The minimum lies inside one face of the simplex; each of the 2^K - 1 faces has it in closed form (Lagrange), and
+    the best admissible one is taken.
+
+    Args:
+        gram: [B, K, K] inner products of the H_k.
+        products: [B, K] of the H_k with H.
+    """
+    values, vectors = torch.linalg.eigh(gram)
+    floor = 1e-9 * values.abs().amax(1, keepdim=True).clamp_min(1e-30)
+    gram = vectors @ torch.diag_embed(values.clamp_min(floor)) @ vectors.transpose(1, 2)
+    b, k = products.shape
+    best = torch.full((b,), torch.inf, dtype=gram.dtype)
+    shares = torch.zeros(b, k, dtype=gram.dtype)
+    for size in range(1, k + 1):
+        for face in map(list, combinations(range(k), size)):
+            w = torch.zeros(b, k, dtype=gram.dtype)
+            w[:, face] = _on_face(gram[:, face][:, :, face], products[:, face])
+            cost = (w[:, None] @ gram @ w[:, :, None]).flatten() - 2 * (w * products).sum(1)
+            better = (w >= -1e-9).all(1) & (cost < best)
+            best = torch.where(better, cost, best)
+            shares = torch.where(better[:, None], w, shares)
+    return shares.clamp(0, 1)
+
+
+def _on_face(gram: Tensor, products: Tensor) -> Tensor:
+    """The stationary point with sum w = 1: w = G^-1 (p - lambda 1)."""
+    solved = torch.linalg.solve(gram, torch.stack([products, torch.ones_like(products)], -1))
+    total = solved.sum(1)
+    return solved[..., 0] - ((total[:, 0] - 1) / total[:, 1])[:, None] * solved[..., 1]
+
+
+def _lean(x: Tensor, gram: Tensor, poles: Sequence[str], i: int, j: int) -> Lean:
+    first, second = i + 1, j + 1
+    axis = gram[:, first, first] - 2 * gram[:, first, second] + gram[:, second, second]
+    along = gram[:, 0, first] - gram[:, 0, second] - gram[:, second, first] + gram[:, second, second]
+    values = torch.where(axis > 0, 2 * along / axis - 1, torch.nan)
+    value, low, high = (float(each) for each in _with_interval(values[:, None]))
+    apart = x[first].double() - x[second].double()
+    p = permutation_p(float(agreement(apart)), sign_flip_null(apart))
+    return Lean(poles[i], poles[j], value, low, high, p)
+
+
+def _with_interval(draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Point estimates [K], which are the first of draws [1 + B, K], and their intervals."""
+    return draws[0], *recentred_interval(draws[0], draws[1:].T)
+
+
+def _checked(what: str, texts: Sequence[str], least: int) -> list[str]:
+    if isinstance(texts, str):
+        raise HapaxError(f"The {what} are one text, {texts!r}; give a list of texts.")
+    texts = [str(text) for text in texts]
+    if len(texts) < least or len(set(texts)) != len(texts) or not all(text.strip() for text in texts):
+        raise HapaxError(f"The {what} are {texts}; give at least {least}, none empty and each once.")
+    return texts

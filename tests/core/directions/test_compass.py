@@ -1,0 +1,103 @@
+"""The compass: mixtures whose shares are known are read; the noise's length does not draw leans to 0."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hapax.core.backends.diffusers import DiffusersBackend
+from hapax.core.directions import compare
+from hapax.core.directions.compass import mixture_shares, paired_gram, read_mixture
+from hapax.core.errors import HapaxError
+from torch import Tensor
+
+CHANNELS = 24
+
+
+def world(shares: list[float], seeds: int, seed: int, noise: float = 2.0) -> Tensor:
+    """Activations [K + 1, R, C]: a prompt whose pictures are of K kinds with these shares, then the kinds."""
+    kinds = 2 * torch.randn(len(shares), CHANNELS, generator=torch.Generator().manual_seed(99))
+    g = torch.Generator().manual_seed(seed)
+    drawn = torch.multinomial(torch.tensor(shares), seeds, replacement=True, generator=g)
+    clean = torch.cat([kinds[drawn][None], kinds[:, None].expand(-1, seeds, -1)])
+    common = torch.randn(seeds, CHANNELS, generator=g)
+    return clean + common + noise * torch.randn(clean.shape, generator=g)
+
+
+@pytest.mark.parametrize("shares", [[0.9, 0.1], [0.5, 0.5], [0.05, 0.15, 0.5, 0.3, 0.0]])
+def test_shares_of_a_known_mixture_are_read(shares: list[float]) -> None:
+    poles = [f"pole {i}" for i in range(len(shares))]
+    reading = read_mixture("p", poles, world(shares, 4000, 0), replicates=50)
+    assert [share for share, *_ in reading.shares.values()] == pytest.approx(shares, abs=0.03)
+    assert sum(share for share, *_ in reading.shares.values()) == pytest.approx(1, abs=1e-6)
+    if len(shares) == 2:
+        assert reading.lean.value == pytest.approx(shares[0] - shares[1], abs=0.05)
+        assert reading.lean.low < shares[0] - shares[1] < reading.lean.high
+    assert reading.lean.p < 0.01
+
+
+def test_few_seeds_give_no_bias_and_intervals_that_cover() -> None:
+    """A plain ratio of means would be drawn to 0: at 12 seeds by a tenth here."""
+    leans = [read_mixture("p", ["a", "b"], world([0.9, 0.1], 12, s, 4.0), replicates=200).lean for s in range(150)]
+    values = torch.tensor([lean.value for lean in leans])
+    assert float(values.mean()) == pytest.approx(0.8, abs=3 * float(values.std()) / 150**0.5)
+    covered = sum(lean.low <= 0.8 <= lean.high for lean in leans) / 150
+    assert 0.86 <= covered <= 0.99
+
+
+def test_the_gram_is_free_of_the_noise() -> None:
+    x = torch.randn(3, 400, 64, generator=torch.Generator().manual_seed(0))
+    gram = paired_gram(x, torch.ones(1, 400, dtype=torch.float64))[0]
+    assert gram.abs().max() < 0.05 < (x.mean(1) - x.mean((0, 1))).square().sum(1).min()
+
+
+def test_poles_that_are_not_told_apart_say_so() -> None:
+    x = torch.randn(3, 40, 64, generator=torch.Generator().manual_seed(1))
+    assert read_mixture("p", ["a", "b"], x, replicates=50).lean.p > 0.05
+
+
+def test_mixture_shares_agree_with_projected_gradient() -> None:
+    """An independent solver of the same problem."""
+    g = torch.Generator().manual_seed(0)
+    h = torch.randn(20, 4, 6, generator=g, dtype=torch.float64)
+    target = torch.randn(20, 6, generator=g, dtype=torch.float64)
+    gram, products = h @ h.transpose(1, 2), (h @ target[:, :, None])[..., 0]
+    logits = torch.zeros(20, 4, dtype=torch.float64)
+    for _ in range(20000):
+        w = logits.softmax(1)
+        slope = (gram @ w[:, :, None])[..., 0] - products
+        logits -= 0.1 * slope
+
+    def cost(w: Tensor) -> Tensor:
+        return ((w[:, :, None] * h).sum(1) - target).square().sum(1)
+
+    found = mixture_shares(gram, products)
+    assert (found >= 0).all()
+    assert (cost(found) <= cost(logits.softmax(1)) + 1e-6).all()
+    torch.testing.assert_close(cost(found), cost(logits.softmax(1)), atol=5e-3, rtol=0)
+
+
+def test_a_prompt_that_is_one_of_the_poles_leans_fully(tiny_pipelines, tmp_path) -> None:
+    backend = DiffusersBackend(tiny_pipelines.build("sd1"))
+    options = {"seeds": 6, "steps": 2, "guidance": 1.0, "folder": tmp_path}
+    first, second = compare(backend, ["a cat", "a dog"], ["{}", "a tree"], **options)
+    assert first.lean[:3] == ("{}", "a tree", pytest.approx(1.0, abs=1e-3))
+    assert first.row()["shares"]["{}"]["share"] == pytest.approx(1.0, abs=1e-3)
+    assert second.prompt == "a dog"
+    again = compare(backend, ["a cat", "a dog"], ["{}", "a tree"], **options)
+    assert [reading.row() for reading in again] == [first.row(), second.row()]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "poles", "seeds", "said"),
+    [
+        ("a", ["x"], 8, "poles are"),
+        ("a", ["x", "x"], 8, "each once"),
+        ("a", "xy", 8, "one text"),
+        ([], ["x", "y"], 8, "prompts are"),
+        ("a", list("rstuvwxyz"), 8, "9 poles"),
+        ("a", ["x", "y"], 3, "3 seeds"),
+    ],
+)
+def test_bad_input(prompts, poles, seeds: int, said: str) -> None:
+    with pytest.raises(HapaxError, match=said):
+        compare(None, prompts, poles, seeds=seeds)
