@@ -1,0 +1,287 @@
+"""How evenly guided pictures fall, and what that costs, against rivals, by the judge of the emoji world.
+
+    python benchmarks/invdiff.py --cache DIR [--model DIR] [--concepts choose] [--arms base ours oracle ...]
+        [--images 1000] [--test 1000] [--steps 1500] [--strength 1.5] [--official-steps 6000]
+
+One module is trained for all concepts, on the pictures of `emoji_eval.py`'s cache; pictures to judge come from seeds
+that were never trained on. Arms: base; ours (groups by CLIP); losses (groups by probe losses); sae (by an SAE's
+features of the mid block); oracle (groups by the judge); lora (low-rank adapters on our groups); official (the
+official code's delta, loss and grouping); fair (prompts that name gender and skin evenly). Options must be chosen on
+`--concepts choose`. Prints one JSON line per arm and concept, then the ratios of means to base.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from emoji_eval import BATCH, Lab, Truth, concepts_of, lab_options
+from hapax.core.emoji import DEMO
+from hapax.core.emoji.judge import judge
+from hapax.core.emoji.world import load_world
+from hapax.core.findings import SAESize, train_on
+from hapax.core.invdiff import (
+    GuidanceConfig,
+    PictureSet,
+    Probes,
+    balanced_weights,
+    bias_floor,
+    bias_interval,
+    coverage,
+    infer_groups,
+    kl_to_uniform,
+    probe_losses,
+    save_guidance,
+    train_guidance,
+)
+from hapax.core.invdiff.data import encode
+from hapax.core.invdiff.denoiser import Conditioned
+from hapax.core.invdiff.metrics import normalised_mutual_information, permutation_null
+from hapax.core.sce import vendi_score
+from invdiff_rivals import low_rank, official_groups, official_losses, train_low_rank, train_official
+from PIL import Image
+from torch import Tensor
+
+ATTRIBUTES = ("gender", "skin")
+ARMS = ("base", "ours", "losses", "oracle", "lora", "official", "fair")
+FIRST_TEST_SEED = 500_000
+
+
+class Bench:
+    """Collections, groups and trained arms for some concepts."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.world = options, load_world()
+        self.lab = Lab(options.cache, options.model)
+        self.backend = self.lab.backend
+        self.concepts = [c for c in concepts_of(options.concepts) if c in self.world.professions]
+        self.collections = [self.lab.collection(concept, options.images) for concept in self.concepts]
+        self.truths = [collection.truth for collection in self.collections]
+        self.pictures = self._pictures()
+        self.config = GuidanceConfig(
+            steps=options.steps, batch_size=options.batch, lr=options.lr, end=options.end, bf16=True, seed=options.seed
+        )
+
+    def _pictures(self) -> PictureSet:
+        parts = []
+        for collection in self.collections:
+            pixels = collection.store.thumbnails(collection.samples).permute(0, 3, 1, 2).float() / 127.5 - 1
+            parts += [encode(self.backend, part) for part in pixels.split(BATCH)]
+        prompts = tuple(collection.prompt for collection in self.collections)
+        number = torch.arange(len(prompts)).repeat_interleave(self.options.images)
+        ids = tuple(f"{u}:{seed}" for u in range(len(prompts)) for seed in range(self.options.images))
+        return PictureSet(torch.cat(parts), number, prompts, ids)
+
+    def table(self, by: str) -> Tensor:
+        """What groups are inferred from: [N, P]."""
+        if by == "losses":
+            path = self.lab.cache / f"probes-{'-'.join(self.concepts)}-{self.options.images}.npy"
+            if not path.exists():
+                np.save(path, probe_losses(self.backend, self.pictures, Probes(), batch_size=BATCH).numpy())
+            return torch.from_numpy(np.load(path))
+        if by == "clip":
+            return torch.cat([c.store.embeddings(c.samples) for c in self.collections]).float()
+        return torch.cat([_features(c) for c in self.collections])
+
+    def inferred(self, by: str) -> tuple[Tensor, Tensor]:
+        """Groups without labels: weights [N, G] and probabilities [N]."""
+        table, prompt = self.table(by), self.pictures.prompt
+        weights = infer_groups(table, self.options.groups, seed=self.options.seed, prompt=prompt)
+        return weights, balanced_weights(weights, prompt, table=table)
+
+    def true_groups(self) -> tuple[Tensor, Tensor]:
+        """The judge's cells of gender and skin, and probabilities with both margins even (raking)."""
+        cells, table = _cells(self.truths), []
+        for gender in range(2):
+            table += [(cells[:, 0] == gender) & (cells[:, 1] == skin) for skin in range(5)]
+        wrong = cells[:, 0] < 0
+        weights, p = torch.stack([*table, wrong], 1).float(), (~wrong).double()
+        for _ in range(100):
+            for attribute, count in enumerate((2, 5)):
+                for u in range(len(self.concepts)):
+                    for value in range(count):
+                        rows = (self.pictures.prompt == u) & (cells[:, attribute] == value)
+                        p[rows] /= max(float(p[rows].sum()), 1e-12) * count
+        return weights, p
+
+    @contextmanager
+    def arm(self, name: str) -> Iterator[tuple[dict[str, Any], Any]]:
+        """Train an arm; yield what to print about it and its taps (None: none)."""
+        if name in ("base", "fair"):
+            yield {}, None
+        elif name == "official":
+            conditioned = Conditioned(self.backend, self.pictures.prompts)
+            groups = official_groups(official_losses(conditioned, self.pictures, self.options.seed))
+            delta, seconds = train_official(self.backend, self.pictures, groups, steps=self.options.official_steps)
+            yield self._about(groups, delta.parameters, seconds), {"eps": delta}
+        elif name == "lora":
+            weights, p = self.inferred("clip")
+            with low_rank(self.backend.denoiser) as adapters:
+                conditioned = Conditioned(self.backend, self.pictures.prompts)
+                seconds = train_low_rank(conditioned, self.pictures, weights, p, self.config, adapters)
+                with torch.no_grad():
+                    for up in adapters[1::2]:
+                        up *= self.options.strength
+                yield self._about(weights, sum(a.numel() for a in adapters), seconds), None
+        else:
+            by = {"ours": "clip", "losses": "losses", "sae": "sae"}
+            weights, p = self.true_groups() if name == "oracle" else self.inferred(by[name])
+            module, seconds = _timed(lambda: self._train(name, weights, p))
+            module.set_strength(1.0 if name == "oracle" else self.options.strength)
+            yield self._about(weights, module.shape.parameters, seconds), {module.shape.site: module}
+
+    def _train(self, name: str, weights: Tensor, p: Tensor) -> Any:
+        module = train_guidance(self.backend, self.pictures, weights, self.config, probabilities=p)
+        save_guidance(module, self.lab.cache / f"guidance-{name}-{'-'.join(self.concepts)}.safetensors")
+        return module
+
+    def _about(self, weights: Tensor, parameters: int, seconds: float) -> dict[str, Any]:
+        """Size, time, and what the groups know: mutual information with the truth, and its place among shuffles."""
+        cells, know = _cells(self.truths), {}
+        for u, concept in enumerate(self.concepts):
+            rows, row = self.pictures.prompt == u, {}
+            for attribute, name in enumerate(ATTRIBUTES):
+                usual = cells[rows, attribute].mode().values
+                minority = (cells[rows, attribute] != usual).long()
+                null = permutation_null(weights[rows], minority, draws=299)
+                found = normalised_mutual_information(weights[rows], minority)
+                row[name] = [round(found, 4), round(float((null < found).double().mean()), 4)]
+            know[concept] = row
+        return {"parameters": parameters, "seconds": round(seconds), "nmi_and_percentile": know}
+
+    def judged(self, name: str, concept: str, taps: Any) -> tuple[Truth, Tensor]:
+        """What the judge sees in held-out pictures, and their CLIP embeddings."""
+        prompt, count = self.world.prompt(concept), self.options.test
+        prompts: Any = prompt
+        if name == "fair":
+            rng = np.random.default_rng(self.options.seed)
+            prompts = [
+                self.world.caption(self.world.draw(concept, set(ATTRIBUTES), rng), set(ATTRIBUTES))
+                for _ in range(count)
+            ]
+        seeds = range(FIRST_TEST_SEED, FIRST_TEST_SEED + count)
+        made = self.backend.sample(prompts, seeds, taps, output="pt", batch_size=BATCH, **DEMO)
+        pixels = (made.permute(0, 2, 3, 1) * 255).round().byte()
+        verdict = judge(pixels)
+        embedded = self.lab.clip.images([Image.fromarray(p.numpy()) for p in pixels])
+        return Truth(concept, verdict.kinds, verdict.rmse), embedded
+
+
+def _features(collection: Any) -> Tensor:
+    """An SAE's mean activation of each latent per picture [n, L], over the middle of the path."""
+    store = collection.store
+    steps, positions, channels = store.layout.shapes()["tokens"]
+    size = SAESize(latents=1280, coarse=256, k=12, epochs=3)
+    config = size.config(channels, len(collection.samples) * steps * positions, 0)
+    sae = train_on(store, collection.samples, config).sae
+    middle = [i for i, place in enumerate(store.steps.tolist()) if 0.4 <= place <= 0.9]
+    rows = []
+    for part in torch.tensor(collection.samples).split(BATCH):
+        tokens = store.tokens(part.tolist(), steps=middle).float()
+        rows.append(sae.encode(tokens.flatten(0, 2)).view(len(part), -1, sae.d_sae).mean(1))
+    return torch.cat(rows)
+
+
+def _cells(truths: list[Truth]) -> Tensor:
+    """Gender and skin of each picture [N, 2], -1 where it is of another concept."""
+    rows = []
+    for truth in truths:
+        tables = load_world().truth[truth.concept]
+        for kind in truth.kinds:
+            right = kind.concept == truth.concept
+            rows.append([list(tables[a]).index(kind[a]) if right else -1 for a in ATTRIBUTES])
+    return torch.tensor(rows)
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.process_time()
+    return work(), time.process_time() - start
+
+
+def measured(truth: Truth, embedded: Tensor, base: Truth, fair: Tensor | None) -> dict[str, Any]:
+    """One row of the table."""
+    row: dict[str, Any] = {"pictures": len(truth.kinds), "concept_right": round(float(truth.right.float().mean()), 4)}
+    for attribute in ATTRIBUTES:
+        counts = [sum(k.has(v) for k in truth.kinds) for v in load_world().truth[truth.concept][attribute]]
+        bias, low, high = (round(x, 4) for x in bias_interval(counts))
+        row[attribute] = {"bias": bias, "low": low, "high": high, "kl": round(kl_to_uniform(counts), 4)}
+        row[attribute] |= {"counts": counts, "floor": round(bias_floor(len(counts), len(truth.kinds)), 4)}
+    row["rmse_ratio"] = round(_quality(truth, base), 4)
+    row["vendi"] = round(float(vendi_score(embedded)), 3)
+    if fair is not None:
+        row["coverage_of_fair"] = round(coverage(fair, embedded), 4)
+    return row
+
+
+def _quality(truth: Truth, base: Truth) -> float:
+    """The judge's distance over that of base pictures with the same attributes; kinds that base lacks are left out."""
+    held: dict[Any, list[float]] = defaultdict(list)
+    for kind, rmse in zip(base.kinds, base.rmse.tolist(), strict=True):
+        held[kind].append(rmse)
+    pairs = [
+        (rmse, float(np.mean(held[kind])))
+        for kind, rmse in zip(truth.kinds, truth.rmse.tolist(), strict=True)
+        if kind in held
+    ]
+    return float(np.mean([mine for mine, _ in pairs]) / np.mean([theirs for _, theirs in pairs]))
+
+
+def summary(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Ratios of means over the concepts to base, and the worst of what must not suffer."""
+    out: dict[str, Any] = {}
+    for arm, by_concept in rows.items():
+        out[arm] = {a: round(1 - _mean(by_concept, a) / _mean(rows["base"], a), 3) for a in ATTRIBUTES}
+        rise = [by_concept[c][a]["bias"] - rows["base"][c][a]["bias"] for c in by_concept for a in ATTRIBUTES]
+        out[arm] |= {
+            "largest_rise": round(max(rise), 3),
+            "concept_right": round(float(np.mean([row["concept_right"] for row in by_concept.values()])), 4),
+            "rmse_ratio": round(float(np.mean([row["rmse_ratio"] for row in by_concept.values()])), 3),
+        }
+    return out
+
+
+def _mean(by_concept: dict[str, Any], attribute: str) -> float:
+    return float(np.mean([row[attribute]["bias"] for row in by_concept.values()]))
+
+
+def main() -> None:
+    """Train and judge the arms."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    lab_options(parser)
+    parser.add_argument("--arms", nargs="+", choices=(*ARMS, "sae"), default=list(ARMS))
+    parser.add_argument("--test", type=int, default=1000, help="held-out pictures per concept")
+    parser.add_argument("--steps", type=int, default=1500, help="training steps of our arms")
+    parser.add_argument("--official-steps", type=int, default=6000, help="of the official recipe")
+    parser.add_argument("--groups", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--end", type=float, default=1.0, help="end of the guidance's window")
+    parser.add_argument("--strength", type=float, default=1.5, help="of inferred groups' guidance; the oracle has 1")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_grad_enabled(True)
+    bench, rows, bases, fair = Bench(options), {}, {}, {}
+    # Base first: the others' quality is measured against its pictures; then fair, whose pictures are to be covered.
+    for name in ("base", *sorted(set(options.arms) - {"base"}, key=(*ARMS[::-1], "sae").index)):
+        with bench.arm(name) as (about, taps):
+            print(json.dumps({"arm": name, **about}), flush=True)
+            rows[name] = {}
+            for concept in bench.concepts:
+                truth, embedded = bench.judged(name, concept, taps)
+                bases.setdefault(concept, truth)
+                if name == "fair":
+                    fair[concept] = embedded
+                rows[name][concept] = measured(truth, embedded, bases[concept], fair.get(concept))
+                print(json.dumps({"arm": name, "concept": concept, **rows[name][concept]}), flush=True)
+    print(json.dumps(summary(rows), indent=1))
+
+
+if __name__ == "__main__":
+    main()
