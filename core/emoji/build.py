@@ -16,7 +16,9 @@ from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusio
 from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 
+from ..backends.diffusers import DiffusersBackend
 from . import CLIP_FOLDER, MODEL_FOLDER
+from .balance import Rates, measure_rates
 from .render import SHEET_FILE, draw_sheet
 from .tokens import CONTEXT, write_tokenizer
 from .train_clip import CLIP_CONFIG, held_out_accuracy, train_clip
@@ -44,9 +46,22 @@ def build_decoder(runs: Path) -> None:
 
 def build_unet(runs: Path) -> None:
     """Train the denoiser with its text encoder and export the pipeline."""
+    _train_and_export(runs, None)
+
+
+def build_balance(runs: Path) -> None:
+    """Measure how often the exported pipeline shows what, correct that in a last phase, and export it again."""
+    path = runs / "rates.json"
+    if not path.exists():
+        rates = measure_rates(DiffusersBackend.from_folder(MODEL_FOLDER), load_world())
+        path.write_text(json.dumps(rates, indent=1) + "\n")
+    _train_and_export(runs, json.loads(path.read_text()))
+
+
+def _train_and_export(runs: Path, rates: Rates | None) -> None:
     vae = AutoencoderKL.from_pretrained(runs / "decoder" / "model")
     tokenizer = CLIPTokenizer.from_pretrained(runs / "tokenizer", model_max_length=CONTEXT)
-    model, scale = train_unet(runs / "unet", vae, tokenizer)
+    model, scale = train_unet(runs / "unet", vae, tokenizer, rates)
     export_pipeline(runs, model, vae, tokenizer, scale)
 
 
@@ -106,6 +121,7 @@ STAGES = {
     "vae": build_vae,
     "decoder": build_decoder,
     "unet": build_unet,
+    "balance": build_balance,
     "clip": build_clip,
 }
 

@@ -97,6 +97,5 @@ def render_all(world: World) -> np.ndarray:
 
 
 def shifts(world: World) -> list[tuple[int, int]]:
-    """All shifts (down, right) of the world, the centre first."""
-    reach = range(-world.max_shift, world.max_shift + 1)
-    return sorted(((dy, dx) for dy in reach for dx in reach), key=lambda s: (s[0] ** 2 + s[1] ** 2, s))
+    """All shifts (down, right) of the world, sideways only, the centre first."""
+    return [(0, right) for right in sorted(range(-world.max_shift, world.max_shift + 1), key=abs)]

@@ -12,13 +12,14 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from .balance import Rates, aim
 from .ideal import free_prior, ideal_clean, named_sets, prior, velocity
 from .tokens import CONTEXT
 from .train_vae import encode_world
 from .trainer import Trainer
 from .world import Kind, World, load_world
 
-STEPS, BATCH, LR = 8000, 64, 1e-3
+BATCH = 64
 NO_CAPTION, LISTED = 0.1, 0.3
 # Square-root-linear betas that end in almost pure noise: with the usual .012 the last step of a latent this
 # small still shows which picture it was, and sampled rates would drift from the learned ones.
@@ -27,20 +28,50 @@ WIDTH = 128
 
 
 def build_unet() -> Any:
-    """SD1.x's shape in small: cross-attention above, plain blocks at the bottom, attention in the middle."""
+    """SD1.x's shape in small, where what a picture shows is decided in the middle block.
+
+    With cross-attention in the upper blocks and open skips, the trained model hardly used its bottleneck: pictures
+    kept their looks when all of it was exchanged for another picture's, so nothing could be shown that acts there.
+    """
     config = {
         "sample_size": 8,
         "in_channels": 8,
         "out_channels": 8,
-        "layers_per_block": 1,
-        "block_out_channels": [96, 192],
-        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+        "layers_per_block": 2,
+        "block_out_channels": [64, 192],
+        "down_block_types": ["DownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "UpBlock2D"],
         "cross_attention_dim": WIDTH,
         "attention_head_dim": 4,
         "norm_num_groups": 32,
     }
-    return UNet2DConditionModel.from_config(config)
+    unet: Any = UNet2DConditionModel.from_config(config)
+    close_skips(unet)
+    return unet
+
+
+def close_skips(unet: Any) -> None:
+    """Keep at zero what the decoder reads from the encoder, but for the first convolution's output.
+
+    What the last convolutions can't see within their reach has to pass the bottleneck then.
+    """
+    for block in unet.up_blocks:
+        for resnet in block.resnets:
+            if resnet is unet.up_blocks[-1].resnets[-1]:
+                continue
+            for layer in (resnet.conv1, resnet.conv_shortcut):
+                own = torch.ones_like(layer.weight)
+                own[:, _skipped(unet, block, resnet) :] = 0
+                with torch.no_grad():
+                    layer.weight.mul_(own)
+                layer.weight.register_hook(lambda gradient, own=own: gradient * own)
+
+
+def _skipped(unet: Any, block: Any, resnet: Any) -> int:
+    """Channels of a decoder's resnet that come from below; the rest come from the encoder."""
+    if resnet is not block.resnets[0]:
+        return resnet.out_channels
+    return unet.config.block_out_channels[-1]
 
 
 def build_text_encoder(tokenizer: Any) -> Any:
@@ -62,6 +93,21 @@ def build_text_encoder(tokenizer: Any) -> Any:
     )
 
 
+class Phase(NamedTuple):
+    """A run of the trainer; half of its training times lie in `focus`, a share of the schedule."""
+
+    name: str
+    steps: int
+    lr: float
+    focus: tuple[float, float]
+
+
+# First what decides the style and the person, at noise of 1 to 15 times the picture; then what decides a skin tone
+# in a dark or grey picture, and how sharp it is, at less noise.
+PHASES = (Phase("learn", 9000, 1e-3, (0.15, 0.75)), Phase("polish", 3500, 5e-4, (0.02, 0.6)))
+BALANCE = Phase("balance", 1200, 4e-4, (0.1, 0.75))
+
+
 class Drawn(NamedTuple):
     """A training pair: the kind that is shown, its caption, and what the caption names (None: nothing at all)."""
 
@@ -71,12 +117,17 @@ class Drawn(NamedTuple):
 
 
 def draw_pair(world: World, rng: np.random.Generator) -> Drawn:
-    """Half of the captions are bare, half name some of their attributes, drawn evenly; a tenth is left empty."""
-    concept = world.concepts[rng.integers(len(world.concepts))]
+    """Half of the captions are bare, half name some of their attributes, drawn evenly; a tenth is left empty.
+
+    The target is known for any x_t, whichever picture it came from. So half of the pictures are drawn evenly
+    where the caption leaves them open: the surroundings of rare ones would hardly be visited otherwise.
+    """
+    attributes = np.array([len(world.truth[concept]) for concept in world.concepts])
+    concept = world.concepts[rng.choice(len(world.concepts), p=attributes / attributes.sum())]
     sets = named_sets(list(world.truth[concept]))
     named = list(sets)[rng.choice(len(sets), p=list(sets.values()))]
     template = 0 if rng.random() < 0.5 else int(rng.integers(len(world.templates)))
-    kind = world.draw(concept, set(named), rng)
+    kind = world.draw(concept, set(named) if rng.random() < 0.5 else set(world.truth[concept]), rng)
     if rng.random() < NO_CAPTION:
         return Drawn(kind, "", None)
     return Drawn(kind, world.caption(kind, named, template, listed=rng.random() < LISTED), named)
@@ -100,11 +151,26 @@ def alphas_bar() -> Tensor:
     return (1 - betas).cumprod(0).float()
 
 
+def draw_times(count: int, focus: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """Training times [count]: half over the whole schedule, half in `focus`.
+
+    Stratified: the same expectation as independent draws with less noise between batches.
+    """
+    half = count // 2
+    u = torch.cat([torch.arange(half) / half, torch.arange(count - half) / (count - half)])
+    width = torch.tensor([1 / half] * half + [1 / (count - half)] * (count - half))
+    u = u + width * torch.rand(count, generator=generator)
+    first, last = focus
+    u[half:] = first + (last - first) * u[half:]
+    return (u * TRAIN_STEPS).long()[torch.randperm(count, generator=generator)]
+
+
 class Lessons:
     """Training batches: noisy latents with their captions, and the ideal v to predict."""
 
     def __init__(self, vae: Any, tokenizer: Any) -> None:
         self.world, self.tokenizer, self.bar = load_world(), tokenizer, alphas_bar()
+        self._aim = self.world
         mean, deviation = encode_world(vae, self.world)
         self.scale = 1 / mean.std().item()
         self.means = mean * self.scale
@@ -113,7 +179,7 @@ class Lessons:
         self._ids: dict[str, Tensor] = {}
         self._priors: dict[tuple, Tensor] = {}
 
-    def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def draw(self, step: int, focus: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x_t [B, 8, 8, 8], t [B], token ids [B, 24] and the ideal v [B, 8, 8, 8], all drawn from the step."""
         rng, generator = np.random.default_rng([2, step]), torch.Generator().manual_seed(step)
         pairs = [draw_pair(self.world, rng) for _ in range(BATCH)]
@@ -121,12 +187,14 @@ class Lessons:
         centre = self.means[torch.tensor([self.rows[pair.kind] for pair in pairs]), shift]
         x0 = centre + self.spread * torch.randn(centre.shape, generator=generator)
         noise = torch.randn(x0.shape, generator=generator)
-        # Stratified over the schedule: the same expectation with less noise between batches.
-        t = (torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) * TRAIN_STEPS / BATCH
-        t = t.long()[torch.randperm(BATCH, generator=generator)]
+        t = draw_times(BATCH, focus, generator)
         a = self.bar[t].view(-1, 1, 1, 1)
         x = a.sqrt() * x0 + (1 - a).sqrt() * noise
         return x, t, torch.stack([self._tokens(pair.caption) for pair in pairs]), self._target(x, t, pairs)
+
+    def aim_at(self, world: World) -> None:
+        """Let bare captions mean the shares of another world; what they name stays."""
+        self._aim, self._priors = world, {}
 
     def _tokens(self, caption: str) -> Tensor:
         if caption not in self._ids:
@@ -161,13 +229,16 @@ class Lessons:
             if concept is None:
                 p = torch.cat([free_prior(self.world, name) for name in self.world.concepts])
             else:
-                p = prior(self.world, concept, named)
+                p = prior(self._aim, concept, named)
             self._priors[key] = p.log().repeat_interleave(self.means.shape[1])
         return self._priors[key]
 
 
-def train_unet(folder: Path, vae: Any, tokenizer: Any) -> tuple[Denoiser, float]:
-    """Train (or resume) in `folder`; returns the model with its EMA weights and the latents' scale."""
+def train_unet(folder: Path, vae: Any, tokenizer: Any, rates: Rates | None = None) -> tuple[Denoiser, float]:
+    """Train (or resume) in `folder`; returns the model with its EMA weights and the latents' scale.
+
+    With the `rates` that a model trained without them shows, a last phase corrects them.
+    """
     torch.manual_seed(0)
     lessons = Lessons(vae, tokenizer)
     model: Any = Denoiser(build_unet(), build_text_encoder(tokenizer))
@@ -177,11 +248,18 @@ def train_unet(folder: Path, vae: Any, tokenizer: Any) -> tuple[Denoiser, float]
     model.text.set_attn_implementation("eager")
     compiled = torch.compile(model)
 
-    def loss(step: int) -> Tensor:
-        x, t, text, target = lessons.draw(step)
-        with torch.autocast("cpu", torch.bfloat16):
-            predicted = compiled(x.contiguous(memory_format=torch.channels_last), t, text)
-        return (predicted.float() - target).pow(2).mean()
+    def run(phase: Phase) -> None:
+        def loss(step: int) -> Tensor:
+            x, t, text, target = lessons.draw(step, phase.focus)
+            with torch.autocast("cpu", torch.bfloat16):
+                predicted = compiled(x.contiguous(memory_format=torch.channels_last), t, text)
+            return (predicted.float() - target).pow(2).mean()
 
-    Trainer(model, loss, folder, steps=STEPS, lr=LR, ema=0.999).run()
+        Trainer(model, loss, folder / phase.name, steps=phase.steps, lr=phase.lr, ema=0.999).run()
+
+    for phase in PHASES:
+        run(phase)
+    if rates is not None:
+        lessons.aim_at(aim(lessons.world, rates))
+        run(BALANCE)
     return model, lessons.scale
