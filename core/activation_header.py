@@ -63,7 +63,7 @@ class Header:
             if fields["format"] == FORMAT and fields["version"] == VERSION:
                 return cls(folder, fields)
             found = f"{fields['format']} version {fields['version']}"
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise HapaxError(f"{folder} holds no activation store (no {path.name}); record one first") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise HapaxError(f"{path} can't be read as the header of an activation store: {error}") from error

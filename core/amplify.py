@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -15,53 +17,40 @@ from torch import Tensor
 from .backends.diffusers import DiffusersBackend
 from .collect import Sampling
 from .embed import ClipEmbedder
-from .exemplars import exemplars
+from .look import Look
+from .pattern import AddPattern, Approach, Pattern
 from .sae import MatryoshkaSAE
-from .statistics import wilson_interval
-from .steering import Scope, SteerFeatures
+from .steering import Scope
+from .taps import Tap
 
-# Early steps compose the picture; a push that goes on to the end overshoots (measured on the emoji model).
-WINDOWS = ((0.0, 0.5), (0.0, 0.75))
-STRENGTHS = (4.0, 8.0, 16.0, 32.0)
-ENOUGH = 0.6
-FAITHFUL = 0.9
-
-
-@dataclass(frozen=True, eq=False)
-class Gauge:
-    """Counts a feature's look in pictures by CLIP: on which side of the half-way point they lie between the
-    feature's exemplars and the prompt's other pictures."""
-
-    direction: Tensor
-    threshold: float
-
-    @classmethod
-    def of(cls, pooled: Tensor, embeddings: Tensor) -> Gauge:
-        """From one latent's image-level activations [N] and the pictures' unit embeddings [N, E]."""
-        top, silent = exemplars(pooled), pooled <= 0
-        rest = embeddings[silent] if bool(silent.any()) else embeddings
-        direction = torch.nn.functional.normalize(embeddings[top].mean(0) - rest.mean(0), dim=0)
-        near, far = (embeddings[top] @ direction).mean(), (rest @ direction).mean()
-        return cls(direction, float((near + far) / 2))
-
-    def rate(self, embeddings: Tensor) -> dict[str, float | int]:
-        """How many of the pictures [n, E] lie on the exemplars' side, with a 95 % Wilson interval."""
-        count, n = int((embeddings @ self.direction > self.threshold).sum()), len(embeddings)
-        low, high = wilson_interval(count, n)
-        return {"count": count, "n": n, "rate": count / n, "low": float(low), "high": float(high)}
+# The last steps only draw what is decided; the push ends before them where that is enough.
+WINDOWS = ((0.0, 0.75), (0.0, 1.0))
+STRENGTHS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+# Of the pictures that show a feature by themselves, .75 show it plainly; pushed ones often have it by half.
+ENOUGH = 0.65
+# Pictures less true to the prompt than this share of the natural ones are strays. Rare looks are so by themselves at
+# times; of the pushed pictures so many more may be than of the natural ones with the look.
+STRAY, STRAYS = 0.01, 0.05
 
 
 @dataclass(frozen=True)
 class Push:
-    """A way to turn a feature up: strength in units of its profile, and a window of progress."""
+    """A way to turn a feature up: a strength, a window of progress, and which of the two taps of `pattern`."""
 
     strength: float
     window: tuple[float, float]
+    mode: Literal["add", "approach"] = "add"
 
 
 @dataclass(frozen=True, eq=False)
 class Amplifier:
-    """One feature of one prompt, ready to be turned up at any seeds."""
+    """One feature of one prompt, ready to be turned up at any seeds.
+
+    Attributes:
+        look: tells which pictures show the feature.
+        natural: [N, E] embeddings of the prompt's pictures as they are.
+        strengths, modes: that `choose` tries, the gentlest first.
+    """
 
     backend: DiffusersBackend
     embedder: ClipEmbedder
@@ -69,38 +58,44 @@ class Amplifier:
     site: str
     prompt: str
     sae: MatryoshkaSAE
-    latents: Tensor
-    reference: Tensor
-    gauge: Gauge
+    pattern: Pattern
+    look: Look
+    natural: Tensor
+    strengths: tuple[float, ...] = STRENGTHS
+    modes: tuple[Literal["add", "approach"], ...] = ("approach", "add")
 
     def pictures(self, seeds: Sequence[int], push: Push | None) -> list[Image.Image]:
         """Pictures at these seeds, with the push or without."""
-        taps = {}
-        if push is not None:
-            scope = Scope(*push.window)
-            edit = SteerFeatures(self.sae, self.latents, reference=self.reference, strength=push.strength, scope=scope)
-            taps = {self.site: edit}
+        taps = {self.site: self.edit(push)} if push else None
         return self.sampling.pictures(self.backend, self.prompt, seeds, taps)
 
-    def choose(self, seeds: Sequence[int]) -> Push:
-        """The gentlest push that gives the feature to most pictures and keeps them true to the prompt.
+    def edit(self, push: Push) -> Tap:
+        """The tap that turns the feature up."""
+        tap = AddPattern if push.mode == "add" else Approach
+        return tap(self.sae, self.pattern, strength=push.strength, scope=Scope(*push.window))
 
-        Truth to the prompt is CLIP's cosine with it, at least nine tenths of what the unpushed pictures have.
+    def choose(self, seeds: Sequence[int]) -> Push:
+        """The gentlest push that gives the feature plainly to most pictures and keeps them true to the prompt.
+
+        Truth to the prompt is CLIP's cosine with it; hardly more pictures may have less of it than all but a
+        hundredth of the natural ones than do of the natural ones with the feature. Where no push does both, the one
+        that gives the feature to most pictures without loss, or else with the least.
         """
         text = self.embedder.texts([self.prompt])[0]
-        base = float((self.embedder.images(self.pictures(seeds, None)) @ text).mean())
-        best, best_value = Push(STRENGTHS[0], WINDOWS[0]), -1.0
-        for window in WINDOWS:
-            for strength in STRENGTHS:
-                push = Push(strength, window)
-                embeddings = self.embedder.images(self.pictures(seeds, push))
-                rate = self.gauge.rate(embeddings)["rate"]
-                faithful = float((embeddings @ text).mean()) >= FAITHFUL * base
-                if faithful and rate >= ENOUGH:
-                    return push
-                value = rate * faithful
-                if value > best_value:
-                    best, best_value = push, value
+        truth, shown = (self.natural @ text).float(), self.look.scores(self.natural) > self.look.threshold
+        least = torch.quantile(truth, STRAY)
+        most = STRAYS + (float((truth[shown] < least).float().mean()) if bool(shown.any()) else 0.0)
+        best, best_value = Push(self.strengths[0], WINDOWS[0]), (-2.0, -1.0)
+        for strength, window, mode in product(self.strengths, WINDOWS, self.modes):
+            push = Push(strength, window, mode)
+            embeddings = self.embedder.images(self.pictures(seeds, push))
+            rate = float((self.look.scores(embeddings) > self.look.plain).float().mean())
+            strays = float((embeddings @ text < least).float().mean())
+            if strays <= most and rate >= ENOUGH:
+                return push
+            value = (min(0.0, most - strays), rate)
+            if value > best_value:
+                best, best_value = push, value
         return best
 
 
@@ -121,7 +116,7 @@ class Amplified:
 
 def amplify(amplifier: Amplifier, search: Sequence[int], seeds: Sequence[int], label: str | None) -> Amplified:
     """Choose a push on the seeds `search`, then show it on `seeds`; mix prompts too if the feature has a name."""
-    push, embedder, gauge = amplifier.choose(search), amplifier.embedder, amplifier.gauge
+    push, embedder, look = amplifier.choose(search), amplifier.embedder, amplifier.look
     before, after = amplifier.pictures(seeds, None), amplifier.pictures(seeds, push)
     prompt = f"{amplifier.prompt}, {label}" if label else None
     mixed: list[Image.Image] = []
@@ -134,9 +129,9 @@ def amplify(amplifier: Amplifier, search: Sequence[int], seeds: Sequence[int], l
         list(seeds),
         before,
         after,
-        gauge.rate(embedder.images(before)),
-        gauge.rate(embedder.images(after)),
+        look.rate(embedder.images(before)),
+        look.rate(embedder.images(after)),
         prompt,
         mixed,
-        gauge.rate(embedder.images(mixed)) if mixed else None,
+        look.rate(embedder.images(mixed)) if mixed else None,
     )

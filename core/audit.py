@@ -16,24 +16,27 @@ import torch
 from torch import Tensor
 
 from .activations import ActivationStore
-from .amplify import Amplifier, Gauge, amplify
+from .amplify import Amplifier, amplify
 from .audit_settings import AuditSettings, claim
 from .backends.diffusers import DiffusersBackend
-from .collect import Progress, Recording, collect, plan_recording
+from .collect import Progress, Recording, batches, collect, plan_recording
 from .distributed import barrier, mine, rank
 from .embed import ClipEmbedder
 from .errors import HapaxError
+from .feature_set import recorded_grid
 from .findings import Found, find_features, train_on
 from .gallery import Gallery
 from .labels import Labeller, PhraseLabeller
+from .pattern import Pattern
 from .report import save_audit, write_report
 from .sae import MatryoshkaSAE, TrainedSAE, load_sae, save_sae
+from .sce.summary import audit_rows
 
 SEARCH_SEEDS, SHOWN_SEEDS = 12, 24
 LIMITS = (
     "Only what the model encodes and at least sometimes shows can be found; what it never shows is out of reach.",
-    "A frequency says on how many pictures a latent fires: those on the high side of the split that fits its "
-    "activations best. It is close to how often the attribute shows, but it is not a count of it.",
+    "Shown in says how many pictures look like the feature to CLIP, beyond the gap between its pictures and the rest; "
+    "the frequency says on how many its latent fires. Neither is a count of the attribute itself.",
     "Distinctiveness is measured by CLIP, so what CLIP can't see is missed, and what CLIP confuses is confused here.",
     "Names are the nearest of a fixed list of phrases; look at the pictures before you trust one.",
     "Turning a feature up by steering is an extension of the paper, which rewrites prompts instead.",
@@ -70,6 +73,7 @@ class Audit:
         self.recording = plan_recording(
             self.backend, settings.sampling, settings.site, settings.record_steps, settings.positions
         )
+        self._check_autoencoder()
         if rank() == 0:
             claim(self.out, {"model": self.fingerprint, "clip": self.embedder.fingerprint} | asdict(settings), resume)
         barrier()
@@ -85,11 +89,31 @@ class Audit:
             barrier()
             return self.out / "report.html"
         prompts = [self._prompt(store, index, samples[index], trained[index]) for index in samples]
-        audit = self._assemble(prompts, trained, started, command)
+        audit = self._assemble(prompts, trained, started, command) | {"sce": self._diversity(store)}
         save_audit(audit, self.out / "audit.json")
         path = write_report(audit, self.out)
         barrier()
         return path
+
+    def _check_autoencoder(self) -> None:
+        """Refuse an autoencoder that can't be used or trained, before hours of sampling."""
+        settings, recording = self.settings, self.recording
+        if settings.sae_file:
+            path = Path(settings.sae_file)
+            check_fits(load_sae(path), path, self._fits(), recording.channels)
+            return
+        tokens = settings.images * len(recording.progress) * len(recording.positions)
+        settings.sae.config(recording.channels, tokens, settings.seed)
+        # A tenth of the pictures is held out.
+        if 9 * tokens // 10 < recording.channels:
+            raise HapaxError(
+                f"{settings.images} pictures of {tokens // settings.images} tokens each are too few to train on: "
+                f"{recording.channels} are needed, one for each channel; raise --images, --positions or --record-steps."
+            )
+
+    def _fits(self) -> dict[str, str]:
+        """What an autoencoder must have been trained for."""
+        return {"model": self.fingerprint, "site": self.settings.site}
 
     def _sample(self) -> None:
         """Record what is missing: each process into its own store, which the first one then merges."""
@@ -110,8 +134,12 @@ class Audit:
         barrier()
         work = [(i, prompt, seed) for i, prompt in enumerate(settings.prompts) for seed in settings.seeds()]
         with ActivationStore.open(root) as held:
-            missing = [item for item in work if (item[0], item[2]) not in held]
-        own = [missing[i] for i in mine(len(missing))]
+            blocks = [
+                block
+                for block in batches(work, settings.sampling.batch_size)
+                if any((index, seed) not in held for index, _, seed in block)
+            ]
+        own = [item for i in mine(len(blocks)) for item in blocks[i]]
         folder = root if rank() == 0 else root.with_name(f"activations-{rank()}")
         with ActivationStore.open_or_create(folder, provenance) as store:
             collect(self.backend, store, self.embedder, own, settings.sampling, self.recording, self.report)
@@ -133,7 +161,7 @@ class Audit:
     def _train(self, store: ActivationStore, index: int, samples: list[int]) -> TrainedSAE:
         """Train the autoencoder of one prompt, or load it if that was done; all processes train as one."""
         path = self._sae_path(index)
-        meta = {"model": self.fingerprint, "site": self.settings.site}
+        meta = self._fits()
         own = meta | {"prompt": self.settings.prompts[index], "pictures": len(samples)}
         if self.settings.sae_file:
             sae = load_sae(path)
@@ -147,7 +175,15 @@ class Audit:
         config = self.settings.sae.config(channels, len(samples) * steps * positions, self.settings.seed)
         stage = f"training {index + 1}"
         share = [samples[i] for i in mine(len(samples))]
-        trained = train_on(store, share, config, progress=lambda done, total, _: self.report(stage, done, total))
+        trained = train_on(
+            store,
+            share,
+            config,
+            progress=lambda done, total, _: self.report(stage, done, total),
+            device=self.backend.denoiser.device,
+        )
+        # The store's tokens, which are scored next, are on the CPU.
+        trained.sae.cpu()
         if rank() == 0:
             path.parent.mkdir(exist_ok=True)
             save_sae(trained.sae, path, meta=own | {"metrics": trained.metrics})
@@ -200,7 +236,10 @@ class Audit:
         group = found.groups[number]
         latent, settings = group[0], self.settings
         self.report(f"amplifying {index + 1}", number, settings.amplified)
-        gauge = Gauge.of(found.pooled[:, latent], store.embeddings(found.samples))
+        seen, recording = found.looks[number], self.recording
+        grid = recorded_grid(recording.positions, recording.grid[1])
+        tokens = store.tokens(found.samples)
+        pattern = Pattern.of(found.trained.sae, tokens, seen.shown, recording.progress, grid)
         amplifier = Amplifier(
             self.backend,
             self.embedder,
@@ -208,8 +247,9 @@ class Audit:
             settings.site,
             prompt,
             found.trained.sae,
-            *found.profiles[number],
-            gauge,
+            pattern,
+            seen.look,
+            store.embeddings(found.samples),
         )
         first = settings.seeds()[-1] + 1
         search, shown = (
@@ -230,6 +270,11 @@ class Audit:
             "dead": metrics["dead"][-1],
             "prefixes": list(trained.sae.prefix_sizes),
         }
+
+    def _diversity(self, store: ActivationStore) -> dict[str, Any]:
+        with self._timed("diversity"):
+            texts = self.embedder.texts(self.settings.prompts)
+            return audit_rows(store.embeddings(), texts, [int(sample.prompt) for sample in store.samples])
 
     def _assemble(
         self, prompts: list[dict[str, Any]], trained: list[TrainedSAE], started: str, command: str
@@ -263,7 +308,6 @@ class Audit:
                 **({"size": settings.sampling.size} if settings.sampling.size else {}),
             },
             "prompts": prompts,
-            "sce": None,
             "provenance": {
                 "command": command,
                 "reproduce": command,

@@ -27,7 +27,7 @@ class AuditSettings:
         sae: the size of the autoencoder that is trained for each prompt.
         sae_file: an autoencoder to use for all prompts instead.
         listed: features shown per prompt, at most.
-        rare: largest share of the pictures on which a listed feature fires.
+        rare: largest share of the pictures that show a listed feature.
         amplified: how many of them are also turned up.
         phrases: candidate names for features.
         normalize, min_support, seed: as in `score_features`.
@@ -42,7 +42,7 @@ class AuditSettings:
     sae: SAESize = field(default_factory=SAESize)
     sae_file: str | None = None
     listed: int = 10
-    rare: float = 0.2
+    rare: float = 0.15
     amplified: int = 1
     phrases: tuple[str, ...] = ()
     normalize: Normalize = "rank"

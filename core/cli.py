@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parsed.run(parsed)
     except HapaxError as error:
-        print(f"hapax: {error}", file=sys.stderr)
+        print(f"hapax: {str(error).rstrip('.')}.", file=sys.stderr)
         return 2
     except OSError as error:
         reason = f"{error.filename or 'a file'} can't be used: {error.strerror or error}"
@@ -30,12 +30,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's grammar."""
-    from .commands import audit, sae
+    from .commands import audit, directions, invdiff, sae, sce
     from .commands.common import Parser
 
     parser = Parser(prog="hapax", description="Find what a diffusion model knows but almost never shows.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=Parser)
-    for add in (audit.add_demo, audit.add_audit, sae.add_sae):
+    for add in (
+        audit.add_demo,
+        audit.add_audit,
+        sce.add_sce,
+        sae.add_sae,
+        directions.add_directions,
+        invdiff.add_invdiff,
+    ):
         add(commands)
     return parser
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,8 @@ from .taps import Recorder, Step
 
 Progress = Callable[[str, int, int], None]
 THUMBNAIL = 256
+# A process that is killed loses what it recorded since it last saved: at most this long, and a batch.
+SAVE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -99,17 +102,23 @@ def collect(
     recording: Recording,
     report: Progress,
 ) -> None:
-    """Make and record the pictures (prompt index, prompt, seed) of `work` that the store doesn't hold yet."""
-    missing = [item for item in work if (item[0], item[2]) not in store]
-    done = len(work) - len(missing)
+    """Make and record the pictures (prompt index, prompt, seed) of `work` that the store doesn't hold yet.
+
+    Batches are cut from `work` as it is. One of which a part is missing is made whole and the part recorded, so that
+    a run that was broken off and resumed gives the very bits of an unbroken one: kernels round by batch size.
+    """
+    done, saved = sum((index, seed) in store for index, _, seed in work), time.monotonic()
     report("sampling", done, len(work))
-    for batch in batches(missing, sampling.batch_size):
+    for batch in batches(work, sampling.batch_size):
+        missing = [row for row, (index, _, seed) in enumerate(batch) if (index, seed) not in store]
+        if not missing:
+            continue
         recorder = Recorder(recording.progress, recording.positions)
         _, prompts, seeds = zip(*batch, strict=True)
         pictures = sampling.pictures(backend, prompts, seeds, {recording.site: recorder})
         embeddings = embedder.images(pictures)
-        for row, (index, prompt, seed) in enumerate(batch):
-            tokens, _ = recorder.take(row)
+        for row in missing:
+            (index, prompt, seed), (tokens, _) = batch[row], recorder.take(row)
             sample = {
                 "prompt": index,
                 "seed": seed,
@@ -118,7 +127,10 @@ def collect(
                 "embedding": embeddings[row],
             }
             store.append(sample, tokens.flatten(0, 1), recording.labels())
-        done += len(batch)
+        if time.monotonic() - saved > SAVE_SECONDS:
+            store.flush()
+            saved = time.monotonic()
+        done += len(missing)
         report("sampling", done, len(work))
 
 

@@ -22,7 +22,11 @@ class ClipEmbedder:
     def __init__(self, model: Any, preprocess: Callable, tokenizer: Callable, name: str, digest: str) -> None:
         self.model, self.preprocess, self.tokenizer = model.eval(), preprocess, tokenizer
         self.name, self.fingerprint = name, digest
-        self.device = next(model.parameters()).device
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; it may be moved between calls."""
+        return next(self.model.parameters()).device
 
     @classmethod
     def load(cls, name: str, weights: str | Path, device: str = "cpu") -> ClipEmbedder:

@@ -68,7 +68,7 @@ def heatmap(values: Tensor, size: int, *, grid: tuple[int, int] | None = None, t
     scale = plane.max().item() if top is None else top
     # Smaller activations than the least normal number are none: dividing by them would overflow.
     shown = plane / scale if scale > torch.finfo(plane.dtype).tiny else torch.zeros_like(plane)
-    return _resized(shown.clamp(0.0, 1.0), (size, size))
+    return resized(shown.clamp(0.0, 1.0), (size, size))
 
 
 def heatmaps(values: Tensor, size: int, *, grid: tuple[int, int] | None = None, shared: bool = True) -> Tensor:
@@ -121,15 +121,17 @@ def overlay(picture: Tensor, heat: Tensor, *, opacity: float = 0.75) -> Tensor:
     shape = (picture.shape[0], picture.shape[1])
     heat = heat.float().clamp(0.0, 1.0)
     if heat.shape != shape:
-        heat = _resized(heat, shape)
+        heat = resized(heat, shape)
     weight = opacity * heat.unsqueeze(-1)
     return (picture * (1 - weight) + 255 * colours(heat) * weight).round().to(torch.uint8)
 
 
-def _resized(heat: Tensor, shape: tuple[int, int]) -> Tensor:
-    resized = torch.nn.functional.interpolate(heat[None, None], shape, mode="bilinear", align_corners=False)
+def resized(heat: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Heatmaps [..., h, w] in [0, 1], bilinear, at another size: [..., H, W]."""
+    flat = heat.reshape(-1, 1, *heat.shape[-2:])
+    larger = torch.nn.functional.interpolate(flat, shape, mode="bilinear", align_corners=False)
     # The weights of four equal pixels may sum to a little more than 1.
-    return resized[0, 0].clamp(0.0, 1.0)
+    return larger.view(*heat.shape[:-2], *shape).clamp(0.0, 1.0)
 
 
 def _as_grid(values: Tensor, grid: tuple[int, int] | None) -> Tensor:

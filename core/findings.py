@@ -9,20 +9,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .activations import ActivationStore
+from .activation_reader import ActivationReader
 from .collect import batches
 from .errors import HapaxError
 from .exemplars import exemplars
 from .feature_stats import FeatureStats
 from .firing import firing
-from .grouping import group_latents
+from .grouping import group_latents, group_strength
 from .labels import FeatureCentroid, Labeller
+from .look import LookFitter, Seen, share
 from .minority import Normalize
 from .rarity import FeatureTable, pool_activations, score_features
 from .sae import MatryoshkaSAE, SAEConfig, TrainedSAE, train_sae
 
 HELD_OUT, HELD_OUT_PICTURES = 0.1, 128
 PROFILE_LATENTS, SILENT_PICTURES = 64, 128
+# A latent may fire on this many times the pictures that show what it stands for.
+LOOSE = 2.0
+# Standard deviations between the pictures with a look and those without; a Gaussian cut in two anywhere has 3 at most.
+SEPARATION = 4.0
+SHARED = 0.5
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ class Found:
         pooled: [N, coarse] image-level activations, 0 where a latent does not fire.
         table: all latents that fire, ranked.
         groups: latents that say the same, best first; the first of each is listed.
+        looks: per group, what its pictures have in common, and which pictures those are.
         labels: names per group, best first; empty when none fits.
         profiles: per group, by how much which latents differ where the feature shows: the unit of strength.
     """
@@ -86,8 +93,26 @@ class Found:
     pooled: Tensor
     table: FeatureTable
     groups: list[list[int]]
+    looks: list[Seen]
     labels: list[list[tuple[str, float]]]
     profiles: list[Profile]
+
+    def prevalence(self, number: int) -> dict[str, float | int]:
+        """In how many pictures a listed feature shows, with an interval.
+
+        Counting errs beyond what chance in sampling does. Its second reading is on how many its latent fires; the
+        interval spans the 95 % Wilson intervals of both, so that it is wide where they disagree.
+        """
+        shown = share(self.looks[number].shown)
+        fires = share(self.pooled[:, self.groups[number][0]] > 0)
+        return shown | {"low": min(shown["low"], fires["low"]), "high": max(shown["high"], fires["high"])}
+
+    def exemplars(self, number: int, k: int = 10) -> Tensor:
+        """The pictures that look most like a listed feature and on which it fires, strongest first: [<= k] of N."""
+        activations, seen = self.pooled[:, self.groups[number][0]], self.looks[number]
+        scores = torch.where(seen.shown & (activations > 0), seen.scores, -torch.inf)
+        alike = scores.topk(min(k, int(scores.isfinite().sum()))).indices
+        return alike[activations[alike].argsort(descending=True, stable=True)]
 
 
 class _Tokens:
@@ -95,7 +120,7 @@ class _Tokens:
 
     PICTURES = 64
 
-    def __init__(self, store: ActivationStore, samples: list[int], seed: int) -> None:
+    def __init__(self, store: ActivationReader, samples: list[int], seed: int) -> None:
         self.store, self.samples = store, samples
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -106,17 +131,22 @@ class _Tokens:
 
 
 def train_on(
-    store: ActivationStore, samples: list[int], config: SAEConfig, *, progress: Callable | None = None
+    store: ActivationReader,
+    samples: list[int],
+    config: SAEConfig,
+    *,
+    progress: Callable | None = None,
+    device: torch.device | str | None = None,
 ) -> TrainedSAE:
     """Train an autoencoder on the tokens of some pictures, a tenth of them held out for its metrics."""
     held_out = samples[:: round(1 / HELD_OUT)]
     train = sorted(set(samples) - set(held_out))
     unseen = torch.cat(list(_Tokens(store, held_out[:HELD_OUT_PICTURES], config.seed)))
-    return train_sae(_Tokens(store, train, config.seed), config, held_out=unseen, progress=progress)
+    return train_sae(_Tokens(store, train, config.seed), config, held_out=unseen, progress=progress, device=device)
 
 
 def find_features(
-    store: ActivationStore,
+    store: ActivationReader,
     samples: list[int],
     trained: TrainedSAE,
     labeller: Callable[[Tensor], Labeller],
@@ -126,25 +156,64 @@ def find_features(
     normalize: Normalize,
     min_support: int,
     seed: int,
+    embeddings: Tensor | None = None,
 ) -> Found:
     """Score the coarse latents of one prompt's pictures, group them and name the best `listed` groups.
 
-    Only findings that fire on at most the share `rare` of the pictures are listed.
+    Only groups that show in at most the share `rare` of the pictures are listed. `embeddings` [N, E] of the
+    pictures are the store's unless others are given.
     """
-    sae, embeddings = trained.sae, store.embeddings(samples)
-    coarse, tokens = sae.prefix_sizes[0], store.tokens(samples)
-
-    def encode(x: Tensor) -> Tensor:
-        return sae.encode(x.float())[:, :coarse]
-
-    pooled = firing(pool_activations(encode, tokens))
+    embeddings = store.embeddings(samples) if embeddings is None else embeddings
+    sae, tokens = trained.sae, store.tokens(samples)
+    pooled = image_activations(sae, tokens)
     table = score_features(pooled, embeddings, normalize=normalize, min_support=min_support, seed=seed)
     findings = table.findings()
-    groups = group_latents(pooled, embeddings, findings[findings.frequency <= rare])[:listed]
+    candidates = group_latents(pooled, embeddings, findings[findings.frequency <= LOOSE * rare])
+    groups, looks = look_apart(pooled, embeddings, candidates, rare=rare, min_support=min_support, listed=listed)
     stats, namer = FeatureStats.of(pooled, embeddings), labeller(embeddings)
     labels = [namer.label(FeatureCentroid.of(stats, group[0], sae.W_dec[group[0]])) for group in groups]
     profiles = [contrast(sae, tokens, pooled[:, group[0]]) for group in groups]
-    return Found(samples, trained, pooled, table, groups, labels, profiles)
+    return Found(samples, trained, pooled, table, groups, looks, labels, profiles)
+
+
+def image_activations(sae: MatryoshkaSAE, tokens: Tensor) -> Tensor:
+    """[N, coarse] activations of the coarse latents: at the step that shows most, 0 where a latent does not fire.
+
+    An attribute shows at some steps only, and which ones differs from attribute to attribute.
+    """
+    coarse = sae.prefix_sizes[0]
+    return firing(pool_activations(lambda x: _encode(sae, x, coarse), tokens, how="max"))
+
+
+def look_apart(
+    pooled: Tensor, embeddings: Tensor, groups: list[list[int]], *, rare: float, min_support: int, listed: int
+) -> tuple[list[list[int]], list[Seen]]:
+    """Keep groups whose pictures have a look of their own that few pictures have, and none twice.
+
+    A look is one's own when a gap separates its pictures from the rest and they are not, for the greater part,
+    those of a better group.
+
+    Returns:
+        At most `listed` groups, in their order, and their looks.
+    """
+    fitter = LookFitter(embeddings)
+    kept: list[tuple[list[int], Seen]] = []
+    for group in groups:
+        if len(kept) == listed:
+            break
+        seen = fitter.fit(group_strength(pooled, group))
+        if seen is None or seen.separation < SEPARATION:
+            continue
+        count = int(seen.shown.sum())
+        apart = all(_shared(seen.shown, other.shown) < SHARED for _, other in kept)
+        if min_support <= count <= rare * len(pooled) and apart:
+            kept.append((group, seen))
+    return [group for group, _ in kept], [seen for _, seen in kept]
+
+
+def _shared(one: Tensor, other: Tensor) -> float:
+    """Pictures in both sets as a share of the smaller set."""
+    return float((one & other).sum()) / max(1, min(int(one.sum()), int(other.sum())))
 
 
 @torch.no_grad()
@@ -163,7 +232,12 @@ def contrast(sae: MatryoshkaSAE, tokens: Tensor, pooled: Tensor) -> Profile:
     shows = exemplars(pooled)
     silent = (pooled <= 0).nonzero().flatten()
     silent = silent[:: max(1, len(silent) // SILENT_PICTURES)]
-    with_it, without = (sae.encode(tokens[i].flatten(0, 2).float()).mean(0) for i in (shows, silent))
+    with_it, without = (pool_activations(lambda x: _encode(sae, x), tokens[i]).mean(0) for i in (shows, silent))
     difference = with_it - without
     latents = difference.abs().topk(min(PROFILE_LATENTS, len(difference))).indices
     return Profile(latents, difference[latents])
+
+
+def _encode(sae: MatryoshkaSAE, tokens: Tensor, latents: int | None = None) -> Tensor:
+    """Encode where the autoencoder is; the first latents or all go to the CPU, where the statistics are."""
+    return sae.encode(tokens.to(sae.W_enc))[:, :latents].cpu()

@@ -14,11 +14,29 @@ from .activations import ActivationStore
 from .amplify import Amplified
 from .backends.diffusers import DiffusersBackend
 from .collect import Progress, Recording, Sampling, batches
-from .exemplars import exemplars, heatmaps, overlay
+from .exemplars import heatmaps, overlay
 from .findings import Found
 from .taps import Recorder
 
 SHEET_COLUMNS, SHEET_ROWS = 8, 3
+
+
+def feature_row(
+    prompt: int,
+    row: dict[str, Any],
+    latents: Sequence[int],
+    names: Sequence[tuple[str, float]],
+    exemplars: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """A feature as audit.json has it: its numbers, the latents that say the same, its names, its pictures."""
+    return {key: value for key, value in row.items() if key != "effective"} | {
+        "id": f"p{prompt}-f{latents[0]}",
+        "group": list(latents[1:]),
+        "label": names[0][0] if names else None,
+        "label_score": names[0][1] if names else None,
+        "labels": [list(name) for name in names],
+        "exemplars": exemplars,
+    }
 
 
 class Gallery:
@@ -46,24 +64,16 @@ class Gallery:
         found, table = self.found, self.found.table.rows()
         rows = {row["latent"]: row for row in table}
         seeds = [sample.seed for sample in self.store.samples]
-        shown = {group[0]: exemplars(found.pooled[:, group[0]]).tolist() for group in found.groups}
+        shown = {group[0]: found.exemplars(number).tolist() for number, group in enumerate(found.groups)}
         wanted = sorted({seeds[found.samples[i]] for indices in shown.values() for i in indices})
         pictures, tokens = self._again(wanted, report)
         features = []
-        for group, names in zip(found.groups, found.labels, strict=True):
+        for number, (group, names) in enumerate(zip(found.groups, found.labels, strict=True)):
             latent = group[0]
+            row = rows[latent] | {"prevalence": found.prevalence(number)}
             chosen = [seeds[found.samples[i]] for i in shown[latent]]
-            features.append(
-                {key: value for key, value in rows[latent].items() if key != "effective"}
-                | {
-                    "id": f"p{self.index}-f{latent}",
-                    "group": group[1:],
-                    "label": names[0][0] if names else None,
-                    "label_score": names[0][1] if names else None,
-                    "labels": [list(name) for name in names],
-                    "exemplars": self._exemplars(latent, chosen, shown[latent], pictures, tokens),
-                }
-            )
+            entries = self._exemplars(latent, chosen, shown[latent], pictures, tokens)
+            features.append(feature_row(self.index, row, group, names, entries))
         return features
 
     def _again(self, seeds: Sequence[int], report: Progress) -> tuple[dict[int, Image.Image], dict[int, Tensor]]:
@@ -131,13 +141,13 @@ class Gallery:
         return {
             "strength": result.push.strength,
             "window": list(result.push.window),
-            "mode": "add",
+            "mode": result.push.mode,
             "seeds": result.seeds,
             "before": saved("before", result.before),
             "after": saved("after", result.after),
             "rate_before": result.rate_before,
             "rate_after": result.rate_after,
-            "measured_by": "CLIP: nearer to the feature's exemplars than to the prompt's other pictures",
+            "measured_by": "CLIP: beyond the gap between the feature's pictures and the prompt's others",
             "mixed": mixed,
         }
 

@@ -62,6 +62,26 @@ def group_latents(
     return [[int(rows.latent[i]) for i in group] for group in _greedy(same, similarity)]
 
 
+def group_strength(z: Tensor, group: list[int]) -> Tensor:
+    """How strong a feature is in each picture: its latents' activations, each in units of its largest, averaged.
+
+    A picture on which one latent errs is not one on which all do.
+
+    Args:
+        z: [N, L] image-level activations, 0 where a latent does not fire.
+        group: latents that say the same.
+
+    Returns:
+        [N] in [0, 1].
+
+    Example:
+        >>> group_strength(torch.tensor([[4.0, 1.0], [2.0, 0.0], [0.0, 0.0]]), [0, 1])
+        tensor([1.0000, 0.2500, 0.0000])
+    """
+    chosen = z[:, group]
+    return (chosen / chosen.amax(0).clamp_min(torch.finfo(z.dtype).tiny)).mean(1)
+
+
 def picture_overlap(z: Tensor) -> Tensor:
     """How far latents fire on the same pictures beyond chance: [K, K] in [-1, 1], 0 when independent.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -15,6 +16,7 @@ from .feature_stats import FeatureStats
 from .statistics import permutation_p
 
 NULL_DRAWS = 1000
+PHRASES = Path(__file__).with_name("phrases.txt")
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +107,12 @@ def rank_phrases(
         return None
     best = torch.argsort(cosines, descending=True, stable=True)[:k]
     return [(phrases[int(i)], float(cosines[i])) for i in best]
+
+
+def default_phrases() -> tuple[str, ...]:
+    """The candidate names that come with Hapax, for CLIP models that know the world."""
+    lines = (line.strip() for line in PHRASES.read_text("utf-8").splitlines())
+    return tuple(line for line in lines if line and not line.startswith("#"))
 
 
 class PhraseLabeller:

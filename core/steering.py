@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
@@ -193,7 +194,7 @@ class SteerFeatures(Edit):
     - `set`: z' = z + w (a - z). Strength 1 sets them to the reference level.
 
     Args:
-        sae: the autoencoder of the site; moved to h's device when called.
+        sae: the autoencoder of the site; only the rows of these latents are copied, to each h's device.
         latents: indices of the latents, R of them.
         reference: a, the level that counts as strong (a high quantile of the natural activations); one
             number or one per latent; `scale` doesn't use it.
@@ -212,7 +213,7 @@ class SteerFeatures(Edit):
         scope: Scope | None = None,
     ) -> None:
         super().__init__(sae.d_in, strength, scope)
-        self.sae, self.mode = sae, mode
+        self.mode = mode
         self.latents = torch.as_tensor(latents, dtype=torch.long).flatten()
         self.reference = torch.as_tensor(reference, dtype=torch.float32).detach().flatten()
         if mode not in self.MODES:
@@ -224,14 +225,20 @@ class SteerFeatures(Edit):
                 f"There are {len(self.reference)} reference levels for {len(self.latents)} latents; "
                 "give one for all or one for each."
             )
+        self._parts = {torch.device("cpu"): sae.subset(self.latents)}
 
     def change(self, x: Tensor, weight: Tensor) -> Tensor:
         """Return W_dec (z' - z)."""
-        self.sae.to(x.device)
-        latents, reference = self.latents.to(x.device), self.reference.to(x.device)
+        part, reference = self._part(x.device), self.reference.to(x.device)
         if self.mode == "add":
-            dz = (weight * reference).expand(-1, -1, len(latents))
+            dz = (weight * reference).expand(-1, -1, len(self.latents))
         else:
-            z = self.sae.encode_rows(x.flatten(0, 1), latents).unflatten(0, x.shape[:2])
+            z = part.encode(x.flatten(0, 1)).unflatten(0, x.shape[:2])
             dz = weight.clamp(min=-1) * z if self.mode == "scale" else weight * (reference - z)
-        return self.sae.decode_rows(dz.flatten(0, 1), latents).unflatten(0, dz.shape[:2])
+        return dz @ part.W_dec
+
+    def _part(self, device: torch.device) -> MatryoshkaSAE:
+        """The rows on a device. Kept one a device, because several may call at once."""
+        if device not in self._parts:
+            self._parts[device] = deepcopy(self._parts[torch.device("cpu")]).to(device)
+        return self._parts[device]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import HapaxError
@@ -37,19 +38,24 @@ def load_pipeline(path: str | Path, *, dtype: torch.dtype, device: str | torch.d
     import diffusers
 
     folder = Path(path)
-    kind = getattr(diffusers, _class_name(folder), None)
+    index = _index(folder)
+    kind = getattr(diffusers, index["_class_name"], None)
     if kind is None:
         raise HapaxError(
-            f"{folder} holds a {_class_name(folder)!r}, which diffusers {diffusers.__version__} lacks; "
+            f"{folder} holds a {index['_class_name']!r}, which diffusers {diffusers.__version__} lacks; "
             "update diffusers, or save the pipeline with one of its own classes."
         )
     check_text_to_image(kind)
+    parts = [name for name, source in index.items() if isinstance(source, list) and source[0] is not None]
+    # Without its folder a tokenizer would come out empty, and fail when it is used.
+    if missing := [name for name in parts if not (folder / name).is_dir()]:
+        raise HapaxError(f"{folder} lacks its {', '.join(missing)}; give a complete diffusers folder.")
     # The keyword was renamed; each diffusers knows one of the two names without a warning.
     renamed = hasattr(diffusers.utils.deprecation_utils, "_resolve_dtype")
     options = {"dtype" if renamed else "torch_dtype": dtype, "variant": _variant(folder)}
     try:
         pipeline = kind.from_pretrained(str(folder), local_files_only=True, use_safetensors=True, **options)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise HapaxError(
             f"The pipeline in {folder} can't be loaded ({' '.join(str(error).split())}); "
             "give a complete diffusers folder with its weights as .safetensors."
@@ -57,22 +63,23 @@ def load_pipeline(path: str | Path, *, dtype: torch.dtype, device: str | torch.d
     return pipeline.to(device)
 
 
-def _class_name(folder: Path) -> str:
-    """Read the pipeline's class name from `model_index.json`."""
+def _index(folder: Path) -> dict[str, Any]:
+    """Read `model_index.json`: the pipeline's class name and its parts."""
     if not folder.is_dir():
         raise HapaxError(f"{folder} is not a folder; give the folder of a diffusers pipeline.")
     index = folder / "model_index.json"
     if not index.is_file():
         raise HapaxError(f"{folder} has no model_index.json; give the folder of a diffusers pipeline.")
     try:
-        name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+        content = json.loads(index.read_text(encoding="utf-8"))
+        name = content["_class_name"]
     except (ValueError, KeyError, TypeError):
-        name = None
+        content, name = {}, None
     if isinstance(name, list):
         raise HapaxError(f"{index} names code of its own, {name}, which isn't run; use a class of diffusers.")
     if not isinstance(name, str):
         raise HapaxError(f"{index} names no pipeline class; give the folder of a diffusers pipeline.")
-    return name
+    return content
 
 
 def _variant(folder: Path) -> str | None:

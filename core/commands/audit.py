@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HapaxError
-from .common import Bars, Parser, add_common, command_line, quiet, read_lines, writable
+from .common import Bars, Number, Parser, Whole, add_common, command_line, quiet, read_lines, some_path, writable
 
 if TYPE_CHECKING:
     from ..audit_settings import AuditSettings
@@ -23,7 +23,7 @@ def add_demo(commands: Any) -> None:
     """Register `hapax demo`."""
     parser: Parser = commands.add_parser("demo", help="audit the embedded emoji model, in minutes on a laptop")
     add_common(parser, "out/demo")
-    parser.add_argument("--images", type=int, default=500, metavar="N", help="pictures per prompt (default: 500)")
+    parser.add_argument("--images", type=Whole(1), default=500, metavar="N", help="pictures per prompt (default: 500)")
     parser.set_defaults(run=run_demo)
 
 
@@ -31,33 +31,41 @@ def add_audit(commands: Any) -> None:
     """Register `hapax audit`."""
     parser: Parser = commands.add_parser("audit", help="audit any local diffusers text-to-image pipeline")
     add_common(parser)
-    parser.add_argument("--pipeline", type=Path, required=True, metavar="DIR", help="a local diffusers folder")
-    parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one prompt a line")
+    parser.add_argument("--pipeline", type=some_path, required=True, metavar="DIR", help="a local diffusers folder")
+    parser.add_argument("--prompts", type=some_path, required=True, metavar="FILE", help="one prompt a line")
     parser.add_argument(
         "--clip",
         default="ViT-L-14",
         metavar="NAME",
         help="open_clip architecture, or hapax-emoji, which ships (default: ViT-L-14)",
     )
-    parser.add_argument("--clip-weights", type=Path, metavar="FILE", help="its weights, a local .safetensors file")
-    parser.add_argument("--phrases", type=Path, default=PHRASES, metavar="FILE", help="candidate names, one a line")
-    parser.add_argument("--images", type=int, default=1000, metavar="N", help="pictures per prompt (default: 1000)")
+    parser.add_argument("--clip-weights", type=some_path, metavar="FILE", help="its weights, a local .safetensors file")
+    parser.add_argument(
+        "--phrases", type=some_path, default=PHRASES, metavar="FILE", help="candidate names, one a line"
+    )
+    parser.add_argument(
+        "--images", type=Whole(1), default=1000, metavar="N", help="pictures per prompt (default: 1000)"
+    )
     parser.add_argument("--site", default="mid", help="where to read activations (default: mid)")
-    parser.add_argument("--steps", type=int, default=50, help="of the sampler (default: 50)")
-    parser.add_argument("--guidance", type=float, default=7.5, help="guidance scale (default: 7.5)")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N")
-    parser.add_argument("--height", type=int, help="of the pictures, in pixels")
-    parser.add_argument("--width", type=int, help="of the pictures, in pixels")
-    parser.add_argument("--record-steps", type=int, default=5, metavar="N", help="steps recorded (default: 5)")
-    parser.add_argument("--positions", type=int, default=64, metavar="N", help="positions recorded (default: 64)")
-    parser.add_argument("--sae", type=Path, metavar="FILE", help="use this autoencoder (default: train one a prompt)")
-    parser.add_argument("--latents", type=int, metavar="N", help="size of the autoencoder (default: 16 a channel)")
-    parser.add_argument("--coarse", type=int, metavar="N", help="latents that are scored (default: a tenth)")
-    parser.add_argument("--k", type=int, default=32, metavar="N", help="active latents a token (default: 32)")
-    parser.add_argument("--epochs", type=int, default=5, metavar="N", help="of the autoencoder (default: 5)")
-    parser.add_argument("--features", type=int, default=10, metavar="N", help="shown a prompt (default: 10)")
-    parser.add_argument("--rare", type=float, default=0.2, metavar="SHARE", help="largest share shown (default: 0.2)")
-    parser.add_argument("--amplify", type=int, default=1, metavar="N", help="of them turned up (default: 1)")
+    parser.add_argument("--steps", type=Whole(1), default=50, help="of the sampler (default: 50)")
+    parser.add_argument("--guidance", type=Number(0), default=7.5, help="guidance scale (default: 7.5)")
+    parser.add_argument("--batch-size", type=Whole(1), default=8, metavar="N")
+    parser.add_argument("--height", type=Whole(1), help="of the pictures, in pixels")
+    parser.add_argument("--width", type=Whole(1), help="of the pictures, in pixels")
+    parser.add_argument("--record-steps", type=Whole(1), default=5, metavar="N", help="steps recorded (default: 5)")
+    parser.add_argument("--positions", type=Whole(1), default=64, metavar="N", help="positions recorded (default: 64)")
+    parser.add_argument(
+        "--sae", type=some_path, metavar="FILE", help="use this autoencoder (default: train one a prompt)"
+    )
+    parser.add_argument("--latents", type=Whole(2), metavar="N", help="size of the autoencoder (default: 16 a channel)")
+    parser.add_argument("--coarse", type=Whole(1), metavar="N", help="latents that are scored (default: a tenth)")
+    parser.add_argument("--k", type=Whole(1), default=32, metavar="N", help="active latents a token (default: 32)")
+    parser.add_argument("--epochs", type=Whole(1), default=5, metavar="N", help="of the autoencoder (default: 5)")
+    parser.add_argument("--features", type=Whole(1), default=10, metavar="N", help="shown a prompt (default: 10)")
+    parser.add_argument(
+        "--rare", type=Number(0, 1), default=0.15, metavar="SHARE", help="largest share shown (default: 0.15)"
+    )
+    parser.add_argument("--amplify", type=Whole(0), default=1, metavar="N", help="of them turned up (default: 1)")
     parser.add_argument("--normalize", choices=("rank", "minmax"), default="rank")
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
@@ -144,7 +152,16 @@ def run_audit(arguments: argparse.Namespace) -> None:
 def _device(name: str | None) -> str:
     import torch
 
-    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        usable = torch.empty(1, device=name).device.type != "meta"
+    # Torch raises AssertionError where it was built without the kind of device.
+    except (RuntimeError, AssertionError, ValueError, NotImplementedError):
+        usable = False
+    if not usable:
+        raise HapaxError(f"There is no device {name!r} here that torch can use; give cpu, cuda or cuda:1.")
+    return name
 
 
 def _audit(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,9 +18,75 @@ from ..errors import HapaxError
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one sentence."""
 
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Parse; `--option=--`, which Python before 3.13 takes for an empty list of values, is refused."""
+        args = sys.argv[1:] if args is None else list(args)
+        for word in args:
+            if word.startswith("--") and word.endswith("=--"):
+                self.error(f"argument {word[:-3]}: '--' is no value")
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Print one sentence to stderr and exit with 2."""
         self.exit(2, f"hapax: {message[0].upper()}{message[1:]}; see `{self.prog} --help`.\n")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The type of an option that takes a whole number within bounds: bad ones are refused before any work.
+
+    >>> Whole(1)("32")
+    32
+    """
+
+    least: int
+    # The largest number that JSON readers everywhere keep exactly.
+    most: int = 2**53 - 1
+
+    def __call__(self, text: str) -> int:
+        """Read the number. Raises ArgumentTypeError."""
+        try:
+            number = int(text)
+        except ValueError:
+            number = None
+        if number is None or not self.least <= number <= self.most:
+            bounds = f"{self.least} or more" if self.most == Whole.most else f"from {self.least} to {self.most}"
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number, {bounds}")
+        return number
+
+
+@dataclass(frozen=True)
+class Number:
+    """The type of an option that takes a finite number within bounds.
+
+    >>> Number(0, 1)("0.2")
+    0.2
+    """
+
+    least: float = -math.inf
+    most: float = math.inf
+
+    def __call__(self, text: str) -> float:
+        """Read the number. Raises ArgumentTypeError."""
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and self.least <= number <= self.most):
+            given = [f"{word} {bound:g}" for word, bound in (("from", self.least), ("to", self.most))]
+            bounds = " ".join(text for text in given if "inf" not in text)
+            raise argparse.ArgumentTypeError(f"{text!r} is no finite number{bounds and ', ' + bounds}")
+        return number
+
+
+def some_path(text: str) -> Path:
+    """The type of an option that takes a path; an empty one (an unset shell variable) is refused.
+
+    Raises ArgumentTypeError.
+    """
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no path")
+    return Path(text)
 
 
 class Bars:
@@ -57,8 +125,8 @@ def quiet() -> None:
 
 def add_common(parser: argparse.ArgumentParser, out: str | None = None) -> None:
     """`--out` and `--seed`, which every command takes."""
-    parser.add_argument("--out", type=Path, required=out is None, default=out and Path(out), metavar="DIR")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
+    parser.add_argument("--out", type=some_path, required=out is None, default=out and Path(out), metavar="DIR")
+    parser.add_argument("--seed", type=Whole(0), default=0, metavar="N", help="of everything random (default: 0)")
 
 
 def read_lines(path: Path, what: str) -> tuple[str, ...]:

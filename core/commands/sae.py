@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
-from .common import Bars, Parser, add_common, writable
+from .common import Bars, Parser, Whole, add_common, some_path, writable
 
 
 def add_sae(commands: Any) -> None:
@@ -16,21 +15,21 @@ def add_sae(commands: Any) -> None:
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION", parser_class=Parser)
 
     train = actions.add_parser("train", help="train on an activation store, such as an audit's activations/")
-    train.add_argument("--store", type=Path, required=True, metavar="DIR", help="the activation store")
-    train.add_argument("--latents", type=int, metavar="N", help="size (default: 16 a channel)")
-    train.add_argument("--coarse", type=int, metavar="N", help="size of the coarse prefix (default: a tenth)")
-    train.add_argument("--k", type=int, default=32, metavar="N", help="active latents a token (default: 32)")
-    train.add_argument("--epochs", type=int, default=5, metavar="N", help="default: 5")
+    train.add_argument("--store", type=some_path, required=True, metavar="DIR", help="the activation store")
+    train.add_argument("--latents", type=Whole(2), metavar="N", help="size (default: 16 a channel)")
+    train.add_argument("--coarse", type=Whole(1), metavar="N", help="size of the coarse prefix (default: a tenth)")
+    train.add_argument("--k", type=Whole(1), default=32, metavar="N", help="active latents a token (default: 32)")
+    train.add_argument("--epochs", type=Whole(1), default=5, metavar="N", help="default: 5")
     add_common(train)
     train.set_defaults(run=run_train)
 
     info = actions.add_parser("info", help="say what a file holds and what it fits")
-    info.add_argument("--sae", type=Path, required=True, metavar="FILE")
+    info.add_argument("--sae", type=some_path, required=True, metavar="FILE")
     add_common(info, ".")
     info.set_defaults(run=run_info)
 
     export = actions.add_parser("export", help="write a folder that SAELens loads")
-    export.add_argument("--sae", type=Path, required=True, metavar="FILE")
+    export.add_argument("--sae", type=some_path, required=True, metavar="FILE")
     add_common(export)
     export.set_defaults(run=run_export)
 

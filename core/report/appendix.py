@@ -9,7 +9,7 @@ from .numbers import count, decimal, duration
 from .rules import FEWEST
 from .tables import distance_text, frequency_text, rate_text, table
 from .view import Item, Row, View, quoted
-from .words import GLOSSARY, TRUST, papers
+from .words import GLOSSARY, TRUST, measured, papers
 
 _HEADS = (
     "Feature",
@@ -54,23 +54,46 @@ def _row(item: Item) -> Html:
 
 
 def diversity(view: View) -> Html | None:
-    """Schur Complement Entropy, with the ridge that it depends on."""
+    """Schur Complement Entropy with its intervals, and the ridge that it depends on."""
     sce = view.audit.get("sce")
     if not sce:
         return None
     known = (
-        ("Beyond what the prompts ask for (SCE)", sce["image"]),
-        ("Owed to the prompts", sce["text"]),
-        ("Effective number of kinds beyond the prompts", sce.get("image_effective")),
-        ("Effective number of kinds owed to the prompts", sce.get("text_effective")),
+        ("Beyond what the prompts ask for (SCE)", "image"),
+        ("Owed to the prompts", "text"),
+        ("Effective number of kinds beyond the prompts", "image_effective"),
+        ("Effective number of kinds owed to the prompts", "text_effective"),
     )
-    rows = [_pair(term, decimal(value)) for term, value in known if value is not None]
+    rows = [_pair(term, _spread(sce, name)) for term, name in known if name in sce]
     texts = f", {count(sce['unique_texts'])} different prompts" if sce.get("unique_texts") else ""
     note = (
         f"Schur Complement Entropy over {count(sce['n'])} pictures{texts}, {sce.get('kernel', 'default')} "
         f"kernel, ridge {sce['ridge']:g}. Compare only scores of the same ridge: it is part of them."
     )
-    return el("section", el("h2", "Diversity"), el("dl", rows, class_="facts"), el("p", note), id="diversity")
+    facts = el("dl", rows, class_="facts")
+    return el("section", el("h2", "Diversity"), facts, el("p", note), _by_prompt(view, sce), id="diversity")
+
+
+def _by_prompt(view: View, sce: Row) -> Html | None:
+    """How diverse each prompt's own pictures are."""
+    prompts = {prompt["index"]: prompt["prompt"] for prompt in view.audit["prompts"]}
+    rows = [
+        el(
+            "tr",
+            el("th", quoted(prompts[row["index"]]), scope="row"),
+            [el("td", _spread(row, name), class_="num") for name in ("image", "image_effective")],
+            el("td", count(row["n"]), class_="num"),
+        )
+        for row in sce.get("prompts", [])
+    ]
+    heads = ("Prompt", "SCE", "Effective kinds", "Pictures")
+    return table(heads, rows, "Diversity among each prompt's own pictures", words=1) if rows else None
+
+
+def _spread(row: Row, name: str) -> str:
+    """A score with its interval, where there is one."""
+    ends = row.get(f"{name}_interval")
+    return decimal(row.get(name)) + (f" ({decimal(ends[0])} to {decimal(ends[1])})" if ends else "")
 
 
 def debiasing(view: View) -> Html | None:
@@ -120,8 +143,28 @@ def trust(view: View) -> Html:
         "section",
         el("h2", "How far can this be trusted?"),
         own if limits else None,
+        _measured(),
         el("div", points, class_="points"),
         id="trust",
+    )
+
+
+def _measured() -> Html | None:
+    """How well audits do on a small model whose truth is known; other models have no such truth."""
+    sentences = measured()
+    if not sentences:
+        return None
+    return el(
+        "div",
+        el("h3", "Where the truth is known"),
+        el(
+            "p",
+            "Hapax ships a small model of emoji whose every attribute can be counted exactly. On prompts that played "
+            "no part in choosing the method:",
+        ),
+        el("ul", [el("li", sentence) for sentence in sentences]),
+        el("p", "On larger models nobody knows the truth. Expect less there than this, and look at the pictures."),
+        class_="limits",
     )
 
 

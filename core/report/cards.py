@@ -186,7 +186,9 @@ def _rate(feature: Row, images: int) -> Html:
 def _numbers(feature: Row) -> Html:
     low, high = feature["distinctiveness_low"], feature["distinctiveness_high"]
     spread = None if low is None else el("small", f" ({decimal(low)} to {decimal(high)})")
+    shown = feature.get("prevalence")
     rows = (
+        *((("Shown in", interval(shown["rate"], shown["low"], shown["high"])),) if shown else ()),
         ("Score", decimal(feature["score"])),
         ("Distinctiveness", [decimal(feature["distinctiveness"]), spread]),
         ("z", decimal(feature["distinctiveness_z"], 1)),

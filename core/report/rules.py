@@ -36,6 +36,12 @@ def _problems(audit: Row) -> Iterator[Problem]:
             for rule in _FEATURE_RULES:
                 yield rule(spot, feature, prompt, audit)
             yield from _amplified(f"{spot}.amplified", feature.get("amplified"))
+    yield from _diversity("sce", audit.get("sce") or {})
+    indices = {prompt["index"] for prompt in audit["prompts"]}
+    for place, row in _places("sce.prompts", (audit.get("sce") or {}).get("prompts", [])):
+        if row["index"] not in indices:
+            yield f"{place}.index is {row['index']}; expected the index of one of the prompts"
+        yield from _diversity(place, row)
     for place, prompt in _places("invdiff.prompts", (audit.get("invdiff") or {}).get("prompts", [])):
         for spot, group in _places(f"{place}.groups", prompt["groups"]):
             yield _rate(f"{spot}.before", group["before"])
@@ -119,10 +125,18 @@ def _labels(spot: str, feature: Row, _: Row, __: Row) -> Problem:
     return None
 
 
+def _prevalence(spot: str, feature: Row, prompt: Row, _: Row) -> Problem:
+    rate = feature.get("prevalence")
+    if rate and rate["n"] != prompt["images"]:
+        return f"{spot}.prevalence.n is {rate['n']}; expected the prompt's {prompt['images']} images"
+    return _rate(f"{spot}.prevalence", rate)
+
+
 _FEATURE_RULES: tuple[Callable[[str, Row, Row, Row], Problem], ...] = (
     _count,
     _frequency_interval,
     _distinctiveness_interval,
+    _prevalence,
     _finding,
     _labels,
 )
@@ -146,6 +160,13 @@ def _amplified(spot: str, change: Row | None) -> Iterator[Problem]:
     yield _rate(f"{spot}.rate_before", rates[0])
     yield _rate(f"{spot}.rate_after", rates[1])
     yield _rate(f"{spot}.mixed.rate", (change.get("mixed") or {}).get("rate"))
+
+
+def _diversity(spot: str, row: Row) -> Iterator[Problem]:
+    for name in ("image", "text", "image_effective", "text_effective"):
+        ends = row.get(f"{name}_interval")
+        if ends and name in row:
+            yield _inside(f"{spot}.{name}", row[name], *ends)
 
 
 def _rate(spot: str, rate: Row | None) -> Problem:

@@ -24,6 +24,8 @@ looked at. `rules` says what must hold between the numbers. ::
         id            unique in the file: letters, digits, "_", ".", "-"
         latent        the SAE latent's number; group?: other latents that say the same and were folded into it
         count         in how many pictures it fires; frequency = count / images, frequency_low, frequency_high
+        prevalence?   in how many pictures it shows, by CLIP: {count, n, rate, low, high}, n = images | null;
+                      the latent's frequency is another number
         distinctiveness     cosine distance of its centroid from the mean, in [0, 2]
         distinctiveness_low, distinctiveness_high, distinctiveness_z
                       bootstrap interval, and z against the permutation null | null
@@ -40,8 +42,11 @@ looked at. `rules` says what must hold between the numbers. ::
     sae?              the autoencoder that all prompts share: path, fvu (share of variance left unexplained),
                       l0 (active latents a token), dead (share of latents that never fire), prefixes?, tokens?,
                       epochs? | null
-    sce?              image, text, image_effective?, text_effective?, trace_image?, trace_text?, ridge, n,
-                      unique_texts?, kernel? | null
+    sce?              Schur Complement Entropy of all pictures: image, text, image_effective?, text_effective?,
+                      trace_image?, trace_text?, ridge, n, unique_texts?, kernel? | null
+      image_interval?, text_interval?, image_effective_interval?, text_effective_interval?
+                      [low, high] by a jackknife over pictures | null for fewer than 40
+      prompts[]?      the same of each prompt's own pictures, with its index; the prompt explains their mean there
     invdiff?          module, strength, measured_by, prompts[] of {prompt, bias_before, bias_after,
                       groups[] of {name, before, after} as rates} | null
     provenance        reproduce (the command to run again), command?, started?, versions?, fingerprints?,
@@ -122,6 +127,7 @@ _feature = Record(
         "label": Maybe(words),
         "label_score": Maybe(number()),
         "labels": Listing(Listing(anything, 2, 2)),
+        "prevalence": Maybe(_rate),
         "amplified": Maybe(_amplified),
     },
 )
@@ -161,18 +167,21 @@ _settings = Record(
         "clip": Maybe(Record("a CLIP model", {"name": words, "fingerprint": words})),
     },
 )
-_sce = Record(
-    "a diversity score",
-    {"image": number(), "text": number(), "ridge": number(0), "n": whole(1)},
-    {
-        "image_effective": number(),
-        "text_effective": number(),
-        "trace_image": number(),
-        "trace_text": number(),
-        "unique_texts": whole(1),
-        "kernel": words,
-    },
-)
+_ends = Listing(number(), 2, 2)
+_diversity = {"image": number(), "text": number(), "ridge": number(0), "n": whole(1)}
+_diversity_more = {
+    "image_effective": number(),
+    "text_effective": number(),
+    "image_interval": Maybe(_ends),
+    "text_interval": Maybe(_ends),
+    "image_effective_interval": Maybe(_ends),
+    "text_effective_interval": Maybe(_ends),
+    "trace_image": number(),
+    "trace_text": number(),
+    "unique_texts": whole(1),
+}
+_own_diversity = Record("a prompt's diversity score", {"index": whole(0), **_diversity}, _diversity_more)
+_sce = Record("a diversity score", _diversity, {**_diversity_more, "kernel": words, "prompts": Listing(_own_diversity)})
 _group = Record("a group", {"name": words, "before": _rate, "after": _rate})
 _bias = Record(
     "a prompt's bias",

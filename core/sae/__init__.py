@@ -2,6 +2,7 @@
 
 from .config import SAEConfig
 from .files import export_saelens, load_sae, load_saelens, save_sae
+from .info import describe_sae
 from .metrics import calibrate_threshold, sae_metrics
 from .mixing import mixed_batches
 from .model import MatryoshkaSAE
@@ -12,6 +13,7 @@ __all__ = [
     "SAEConfig",
     "TrainedSAE",
     "calibrate_threshold",
+    "describe_sae",
     "export_saelens",
     "load_sae",
     "load_saelens",

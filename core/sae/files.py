@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from ..durable import write_file, writing
 from ..errors import HapaxError
+from ..tensor_file import as_json, check_header, check_tensor, read_tensors, write_bytes, write_tensors
 from .model import MatryoshkaSAE
 
 _FORMAT = "hapax.sae"
@@ -37,9 +35,9 @@ def save_sae(sae: MatryoshkaSAE, path: str | Path, *, meta: dict[str, Any] | Non
         "format": _FORMAT,
         "version": str(_VERSION),
         "config": json.dumps(_shape(sae)),
-        "meta": _json({**sae.meta, **(meta or {})}),
+        "meta": as_json({**sae.meta, **(meta or {})}),
     }
-    _write(Path(path), save(_tensors(sae), header))
+    write_tensors(path, sae.state_dict(), header)
 
 
 def load_sae(path: str | Path) -> MatryoshkaSAE:
@@ -47,13 +45,8 @@ def load_sae(path: str | Path) -> MatryoshkaSAE:
 
     Raises HapaxError if the file is missing, damaged, of another kind, or of a newer version.
     """
-    tensors, header = _read(Path(path))
-    if header.get("format") != _FORMAT:
-        raise HapaxError(f"{path} is not an SAE of Hapax; give a file that save_sae wrote.")
-    if header.get("version") != str(_VERSION):
-        raise HapaxError(
-            f"{path} has format version {header.get('version')}, but this Hapax reads {_VERSION}; update it."
-        )
+    tensors, header = read_tensors(path, "saved SAE")
+    check_header(path, header, _FORMAT, _VERSION, "an SAE of Hapax; give a file that save_sae wrote")
     try:
         config, meta = json.loads(header["config"]), dict(json.loads(header["meta"]))
         shape = [config[name] for name in _SHAPE]
@@ -94,8 +87,8 @@ def export_saelens(sae: MatryoshkaSAE, folder: str | Path) -> None:
     }
     folder = Path(folder)
     # The configuration last: a folder that has one is complete.
-    _write(folder / "sae_weights.safetensors", save(weights))
-    _write(folder / "cfg.json", _json(config, indent=2).encode())
+    write_tensors(folder / "sae_weights.safetensors", weights)
+    write_bytes(folder / "cfg.json", as_json(config, indent=2).encode())
 
 
 def load_saelens(
@@ -113,7 +106,7 @@ def load_saelens(
     """
     folder = Path(folder)
     config = _saelens_config(folder / "cfg.json")
-    tensors, _ = _read(folder / "sae_weights.safetensors")
+    tensors, _ = read_tensors(folder / "sae_weights.safetensors", "saved SAE")
     try:
         ours = (config.get("metadata") or {}).get("hapax") or {}
         d_in, d_sae = config["d_in"], config["d_sae"]
@@ -153,10 +146,6 @@ def _shape(sae: MatryoshkaSAE) -> dict[str, Any]:
     return dict(zip(_SHAPE, (sae.d_in, sae.d_sae, list(sae.prefix_sizes), sae.k), strict=True))
 
 
-def _tensors(sae: MatryoshkaSAE) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}
-
-
 def _build(path: str | Path, shape: list[Any], tensors: dict[str, Tensor], meta: dict) -> MatryoshkaSAE:
     # Before the SAE is made: its size must come from the tensors that are there, not from a header's claim.
     _check(path, "W_dec", tensors.get("W_dec"), [shape[1], shape[0]])
@@ -171,32 +160,4 @@ def _build(path: str | Path, shape: list[Any], tensors: dict[str, Tensor], meta:
 
 
 def _check(path: str | Path, name: str, found: Tensor | None, shape: list[int]) -> Tensor:
-    if found is None or list(found.shape) != shape or not found.is_floating_point():
-        what = "nothing" if found is None else f"{found.dtype} {list(found.shape)}"
-        raise HapaxError(f"{path} has {what} for {name}; expected floats of shape {shape}.")
-    if not bool(found.isfinite().all()):
-        raise HapaxError(f"{path} has NaN or infinity in {name}; the SAE is damaged, train it again.")
-    return found
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if not path.is_file():
-        raise HapaxError(f"There is no file {path}; give the path of a saved SAE.")
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise HapaxError(f"{path} is no safetensors file or is damaged ({error}); save it again.") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, data)
-
-
-def _json(value: Any, indent: int | None = None) -> str:
-    try:
-        return json.dumps(value, indent=indent)
-    except (TypeError, ValueError) as error:
-        raise HapaxError(f"The provenance can't be written as JSON ({error}); use plain values.") from error
+    return check_tensor(path, name, found, shape, "the SAE is damaged, train it again")

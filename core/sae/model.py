@@ -93,6 +93,16 @@ class MatryoshkaSAE(nn.Module):
         """Return what the latents `rows` `[R]` add to a token, z W_dec[rows], for z `[N, R]`: `[N, d_in]`."""
         return z @ self.W_dec[rows]
 
+    @torch.no_grad()
+    def subset(self, rows: Tensor) -> MatryoshkaSAE:
+        """Return an SAE of copies of the latents `rows` `[R]` only, on the CPU, for edits that touch few."""
+        part = MatryoshkaSAE(self.d_in, len(rows), (len(rows),), min(self.k, len(rows)))
+        rows = rows.to(self.W_dec.device)
+        for name, tensor in part.state_dict().items():
+            whole = getattr(self, name)
+            tensor.copy_(whole[rows] if name in ("W_dec", "W_enc", "b_enc") else whole)
+        return part
+
     def prefix_errors(self, x: Tensor, z: Tensor, active: Active) -> list[Tensor]:
         """Return x_hat - x `[N, d_in]` for b_dec alone and then for each prefix, from active pairs only.
 

@@ -8,7 +8,7 @@ from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, autocast
 
 from ..distributed import average_gradients, least, rank, same_everywhere, summed, world_size
 from ..errors import HapaxError
@@ -123,7 +123,7 @@ class _Trainer:
         """Take one step on the batch `[B, d_in]`; return its loss, FVU and share of dead latents."""
         sae, config = self.sae, self.config
         x = x.to(self.device, torch.float32) * self.scale
-        with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=config.bf16):
+        with torch.no_grad(), autocast(x.device.type, torch.bfloat16, enabled=config.bf16):
             pre = sae.pre_activations(x).float()
             active = batch_topk(pre, config.k * len(x))
         z = sparse_encode(x, sae.b_dec, sae.W_enc, sae.b_enc, pre.flatten()[active.flat], active)

@@ -9,20 +9,30 @@ from types import ModuleType
 
 import pytest
 import torch
+from hapax.core.feature_set import FeatureSet
 from hapax.core.taps import Step
 from torch import Tensor
 
 
-@pytest.fixture(scope="session")
-def tiny_pipelines() -> ModuleType:
-    """The module beside this file; tests run in importlib mode, where siblings can't be imported by name."""
-    path = Path(__file__).with_name("tiny_pipelines.py")
-    spec = importlib.util.spec_from_file_location("tiny_pipelines", path)
+def _beside(name: str) -> ModuleType:
+    """A module beside this file; tests run in importlib mode, where siblings can't be imported by name."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def tiny_pipelines() -> ModuleType:
+    return _beside("tiny_pipelines")
+
+
+@pytest.fixture
+def feature_set() -> FeatureSet:
+    """Two features whose numbers are known: see made_features.py."""
+    return _beside("made_features").make()
 
 
 @pytest.fixture(scope="session")

@@ -76,7 +76,7 @@ def test_frequencies_can_be_recomputed_from_the_store(out: Path) -> None:
     audit, store = load_audit(out / "audit.json"), ActivationStore.open(out / "activations")
     prompt = audit["prompts"][0]
     sae = load_sae(out / prompt["sae"]["path"])
-    pooled = firing(pool_activations(lambda x: sae.encode(x.float()), store.tokens()))
+    pooled = firing(pool_activations(lambda x: sae.encode(x.float()), store.tokens(), how="max"))
     assert prompt["features"]
     for feature in prompt["features"]:
         count = int((pooled[:, feature["latent"]] > 0).sum())
@@ -84,6 +84,9 @@ def test_frequencies_can_be_recomputed_from_the_store(out: Path) -> None:
         assert feature["count"] == count
         assert feature["frequency"] == pytest.approx(count / IMAGES)
         assert (feature["frequency_low"], feature["frequency_high"]) == pytest.approx((float(low), float(high)))
+        shown = feature["prevalence"]
+        assert (shown["n"], shown["rate"]) == (IMAGES, shown["count"] / IMAGES)
+        assert shown["rate"] <= 0.15
         assert feature["finding"]
         assert feature["count"] >= 5
         assert feature["distinctiveness_z"] > 3

@@ -142,6 +142,7 @@ def _feature(folder: Path, concept: str, number: int, rank: int, row: tuple, siz
         "distinctiveness_low": max(distance - 0.9 / count**0.5 / 3, 0),
         "distinctiveness_high": distance + 0.9 / count**0.5 / 3,
         "distinctiveness_z": z,
+        "prevalence": {"count": count, "n": IMAGES, "rate": count / IMAGES, "low": low, "high": high},
         "score": distance / 0.48 * (1 - count / IMAGES),
         "finding": finding,
         "label": label,
@@ -228,6 +229,10 @@ def build_audit(folder: Path, size: int = 64) -> dict:
             "n": 1000,
             "unique_texts": 2,
             "kernel": "cosine",
+            "image_interval": [2.2, 2.43],
+            "prompts": [
+                {"index": number, "image": 2.1, "text": 1.3, "ridge": 1e-4, "n": IMAGES} for number in range(len(COAT))
+            ],
         },
         "invdiff": {
             "module": "invdiff/module.safetensors",

@@ -63,6 +63,15 @@ def test_rows_are_columns_of_the_whole(sae, x):
     torch.testing.assert_close(sae.decode_rows(z, rows), z @ sae.W_dec[rows])
 
 
+def test_a_subset_encodes_and_decodes_its_rows(sae, x):
+    rows = torch.tensor([63, 0, 17])
+    part = sae.subset(rows)
+    torch.testing.assert_close(part.encode(x), sae.encode_rows(x, rows))
+    assert torch.equal(part.W_dec, sae.W_dec[rows])
+    part.W_dec.zero_()
+    assert sae.W_dec[rows].any()
+
+
 def test_all_rows_decode_to_the_whole_without_bias(sae, x):
     rows, z = torch.arange(64), sae.encode(x)
     torch.testing.assert_close(sae.decode_rows(z, rows) + sae.b_dec, sae.decode(z))
