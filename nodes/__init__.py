@@ -1,0 +1,1 @@
+"""ComfyUI nodes: each a schema, a clone, a closure over `core`, a return."""

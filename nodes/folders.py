@@ -1,0 +1,130 @@
+"""Where files lie: `models/hapax` for what is kept and shared, `output/hapax` for what a run writes."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import folder_paths
+
+from ..core.errors import HapaxError
+
+FOLDER = "hapax"
+NOTHING = "(nothing here yet)"
+_EXTENSION = ".safetensors"
+
+
+def register() -> None:
+    """Make ComfyUI know `models/hapax` and that it holds safetensors only; again changes nothing."""
+    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+    folder_paths.folder_names_and_paths[FOLDER][1].add(_EXTENSION)
+
+
+def model_files(kind: str = "") -> list[str]:
+    """The names of the files in `models/hapax/<kind>`, as a combo offers them; never empty."""
+    register()
+    inside = f"{kind}{os.sep}" if kind else ""
+    names = [name for name in folder_paths.get_filename_list(FOLDER) if name.startswith(inside)]
+    return names or [NOTHING]
+
+
+def model_file(name: str) -> Path:
+    """The path of a file in `models/hapax` by the name that `model_files` gave.
+
+    Raises:
+        HapaxError: there is no such file there.
+    """
+    register()
+    path = None if name == NOTHING else folder_paths.get_full_path(FOLDER, name)
+    if path is None or Path(path).suffix != _EXTENSION:
+        raise HapaxError(
+            f"There is no file {name!r} in ComfyUI's models/{FOLDER}; put a .safetensors file there "
+            "(or save one from Hapax), press R to refresh, and choose it."
+        )
+    return Path(path)
+
+
+def fingerprint(name: str) -> str:
+    """Say which version of a file in `models/hapax` a name stands for: its time and size; empty where there is none."""
+    register()
+    path = folder_paths.get_full_path(FOLDER, name)
+    if path is None:
+        return ""
+    state = os.stat(path)
+    return f"{state.st_mtime_ns} {state.st_size}"
+
+
+def name_of(path: Path) -> str:
+    """The name of a file in `models/hapax`, as `model_files` lists it."""
+    return str(path.relative_to(folder_paths.get_folder_paths(FOLDER)[0]))
+
+
+def new_model_file(name: str, kind: str = "") -> Path:
+    """Where to save `name` in `models/hapax/<kind>`; an existing file of that name is replaced.
+
+    Raises:
+        HapaxError: the name leads out of the folder, or is empty.
+    """
+    register()
+    base = Path(folder_paths.get_folder_paths(FOLDER)[0], kind)
+    path = _inside(base, name)
+    path = path if path.suffix == _EXTENSION else path.with_name(path.name + _EXTENSION)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def output_folder(name: str) -> Path:
+    """The folder `output/hapax/<name>`, made when it is missing.
+
+    Raises:
+        HapaxError: the name leads out of the folder, or is empty.
+    """
+    folder = _inside(Path(folder_paths.get_output_directory(), FOLDER), name)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def output_folders(marker: str) -> list[str]:
+    """The names of the folders under `output/hapax` that hold a file called `marker`; never empty."""
+    base = Path(folder_paths.get_output_directory(), FOLDER)
+    found = sorted(path.parent.relative_to(base).as_posix() for path in base.glob(f"**/{marker}"))
+    return found or [NOTHING]
+
+
+def existing_output_folder(name: str) -> Path:
+    """The folder that `output_folders` listed under a name.
+
+    Raises:
+        HapaxError: there is none.
+    """
+    folder = None if name == NOTHING else _inside(Path(folder_paths.get_output_directory(), FOLDER), name)
+    if folder is None or not folder.is_dir():
+        raise HapaxError(
+            f"There is no recording {name!r} in ComfyUI's output/{FOLDER}; run Harvest Activations, press R to "
+            "refresh, and choose it."
+        )
+    return folder
+
+
+def output_state(name: str) -> str:
+    """Say which version of a folder in `output/hapax` a name stands for: its files with their times."""
+    try:
+        folder = existing_output_folder(name)
+    except HapaxError:
+        return ""
+    return " ".join(sorted(f"{path.name}:{path.stat().st_mtime_ns}" for path in folder.rglob("*") if path.is_file()))
+
+
+def _inside(base: Path, name: str) -> Path:
+    """Join a name from a workflow to a folder, refusing what leads elsewhere."""
+    clean = name.strip().replace("\\", "/")
+    parts = clean.split("/")
+    bad = [part for part in parts if part in ("", ".", "..") or re.search(r'[<>:"|?*\x00-\x1f]', part)]
+    path = base.joinpath(*parts)
+    if bad or not path.resolve().is_relative_to(base.resolve()):
+        raise HapaxError(
+            f"The name {name!r} is not a file or folder name inside {base.name}; use letters, digits, "
+            "spaces, dots and dashes, with / between folders."
+        )
+    return path

@@ -1,0 +1,98 @@
+"""Sampling many pictures with ComfyUI's own samplers, each from its own seed, with taps on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import latent_preview
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..core.errors import HapaxError
+from .schema import to_pictures
+
+# These draw no noise on the way and take no measure over the batch, so a picture is the same in any batch.
+_ALONE = frozenset(
+    "euler euler_cfg_pp heun heunpp2 exp_heun_2_x0 dpm_2 lms dpm_fast dpmpp_2m dpmpp_2m_cfg_pp ipndm ipndm_v deis "
+    "res_multistep res_multistep_cfg_pp gradient_estimation gradient_estimation_cfg_pp uni_pc uni_pc_bh2 ddim".split()
+)
+SEEDS = 1 << 64
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are made; `width` and `height` in pixels."""
+
+    positive: list
+    negative: list
+    vae: Any
+    sampler_name: str
+    scheduler: str
+    steps: int
+    cfg: float
+    width: int
+    height: int
+    batch_size: int
+
+    def latent_size(self) -> tuple[int, int]:
+        """Height and width of the latent.
+
+        Raises:
+            HapaxError: the VAE makes no pictures, or the size is smaller than one cell.
+        """
+        ratio = self.vae.spacial_compression_decode()
+        size = self.height // ratio, self.width // ratio
+        if min(size) < 1:
+            raise HapaxError(
+                f"{self.width} x {self.height} pixels is less than this VAE's {ratio} x {ratio}; give a larger size."
+            )
+        return size
+
+    def batch(self) -> int:
+        """Pictures made at once: 1 with a sampler that draws its noise for a whole batch."""
+        return self.batch_size if self.sampler_name in _ALONE else 1
+
+    def sigmas(self, model: Any) -> Tensor:
+        """The noise levels that the sampler steps through, the last one 0."""
+        return comfy.samplers.KSampler(
+            model, self.steps, model.load_device, self.sampler_name, self.scheduler, 1.0, model.model_options
+        ).sigmas
+
+    def pictures(
+        self, model: Any, seeds: Sequence[int], report: Callable[[int, Image.Image | None], None]
+    ) -> list[Image.Image]:
+        """Make one picture per seed in one batch; `report(step, preview)` is called after each step."""
+        shape = (model.get_model_object("latent_format").latent_channels, *self.latent_size())
+        noise = torch.stack(
+            [torch.randn(shape, generator=torch.Generator().manual_seed(seed % SEEDS)) for seed in seeds]
+        )
+        latents = comfy.sample.sample(
+            model,
+            noise,
+            self.steps,
+            self.cfg,
+            self.sampler_name,
+            self.scheduler,
+            self.positive,
+            self.negative,
+            torch.zeros_like(noise),
+            callback=_preview(model, report),
+            disable_pbar=True,
+            seed=seeds[0] % SEEDS,
+        )
+        return to_pictures(self.vae.decode(latents))
+
+
+def _preview(model: Any, report: Callable[[int, Image.Image | None], None]) -> Callable[..., None]:
+    previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+
+    def callback(step: int, x0: Tensor, x: Tensor, total: int) -> None:
+        picture = previewer.decode_latent_to_preview_image("JPEG", x0)[1] if previewer else None
+        report(step + 1, picture)
+
+    return callback

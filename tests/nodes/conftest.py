@@ -1,0 +1,73 @@
+"""Fixtures that start a real ComfyUI.
+
+Set COMFYUI_PATH to checkouts, separated as PATH is; without it, those under ~/comfy are taken. A checkout has its own
+Python in .venv. What is inside inprocess/ runs within ComfyUI: test_on_comfyui.py starts it with that Python.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+HERE = Path(__file__).parent
+collect_ignore = [] if os.environ.get("HAPAX_COMFYUI") else ["inprocess"]
+
+
+def _sibling(name: str) -> ModuleType:
+    """Import a module beside this file; tests run in importlib mode, where siblings can't be imported by name."""
+    full = f"hapax_nodes_tests_{name}"
+    if full not in sys.modules:
+        spec = importlib.util.spec_from_file_location(full, HERE / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[full] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[full])
+    return sys.modules[full]
+
+
+server_module = _sibling("server")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run whatever asks for a checkout on each of them, one after the other."""
+    if "checkout" in metafunc.fixturenames:
+        found = server_module.checkouts() or [None]
+        ids = [folder.name if folder else "none" for folder in found]
+        metafunc.parametrize("checkout", found, ids=ids, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without a ComfyUI say so once, not once for each test that needs one."""
+    idle = [
+        item for item in items if getattr(item, "callspec", None) and item.callspec.params.get("checkout", "") is None
+    ]
+    if len(idle) > 1:
+        config.hook.pytest_deselected(items=idle[1:])
+        items[:] = [item for item in items if item not in idle[1:]]
+
+
+@pytest.fixture(scope="session")
+def checkout(request: pytest.FixtureRequest) -> Path:
+    """A ComfyUI folder with main.py and .venv in it."""
+    if request.param is None:
+        pytest.skip("THE NODES WERE NOT TESTED: no ComfyUI found; set COMFYUI_PATH to checkouts with a .venv inside")
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def server(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """A running server of `checkout` with this pack in its custom_nodes."""
+    with server_module.Server(checkout, tmp_path_factory.mktemp(checkout.name)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def sibling() -> object:
+    """`sibling("workflows")` imports a module beside this file."""
+    return _sibling

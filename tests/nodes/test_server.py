@@ -1,0 +1,239 @@
+"""The shipped workflows on real servers: loaded, turned into the API's form, run, and their outputs checked."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+from hapax.core.emoji.judge import judge
+from PIL import Image
+
+AUDIT, AMPLIFY, ENCODE, CAPTURE, SDXL = (
+    "1 Audit the demo model",
+    "2 Amplify a rare style",
+    "3 Which features are in this picture",
+    "4 Capture from my own graph",
+    "5 Audit an SDXL checkpoint",
+)
+STYLE = "line sketch"
+
+
+@pytest.fixture(scope="session")
+def info(server):
+    return server.get("/object_info")
+
+
+@pytest.fixture(scope="session")
+def prompt(info, sibling):
+    """`prompt("1 Audit the demo model")`: the API form of a shipped workflow."""
+    workflows, schema_files = sibling("workflows"), sibling("schema_files")
+    return lambda name: workflows.to_api(workflows.shipped()[name], info, schema_files)
+
+
+@pytest.fixture(scope="session")
+def run(server, prompt):
+    """`run(name)`: the outputs of a shipped workflow on the demo model; it runs once."""
+    if not server.has_demo_model:
+        pytest.skip("THE WORKFLOWS WERE NOT RUN: the pack has no core/emoji/model")
+    done: dict[str, tuple[dict, dict]] = {}
+
+    def result(name):
+        if name not in done:
+            api = prompt(name)
+            done[name] = api, server.run(api)
+        return Outputs(server, *done[name])
+
+    return result
+
+
+class Outputs:
+    """What a run left, asked for by the node it came from."""
+
+    def __init__(self, server, prompt, outputs):
+        self.server, self.prompt, self.outputs = server, prompt, outputs
+
+    def ids(self, kind):
+        return [key for key, node in self.prompt.items() if node["class_type"] == kind]
+
+    def of(self, kind, slot=None):
+        """The ids of `kind` nodes, or of those previews that show output `slot` of one."""
+        return [
+            key
+            for key, node in self.prompt.items()
+            if any(
+                isinstance(value, list) and self.prompt[value[0]]["class_type"] == kind and slot in (None, value[1])
+                for value in node["inputs"].values()
+            )
+            and key in self.outputs
+        ]
+
+    def text(self, kind, slot=None):
+        """The text that a Preview Any on output `slot` of a `kind` node shows."""
+        (key,) = [key for key in self.of(kind, slot) if "text" in self.outputs[key]]
+        return "".join(self.outputs[key]["text"])
+
+    def pictures(self, key):
+        return [Image.open(io.BytesIO(self.server.file(each))).convert("RGB") for each in self.outputs[key]["images"]]
+
+    def sheet(self, kind, slot=0):
+        """The picture that a Preview Image on output `slot` of a `kind` node shows."""
+        (key,) = [key for key in self.of(kind, slot) if "images" in self.outputs[key]]
+        (picture,) = self.pictures(key)
+        return picture
+
+    def saved(self, prefix):
+        """The pictures of the Save Image node with this prefix."""
+        (key,) = [key for key in self.ids("SaveImage") if self.prompt[key]["inputs"]["filename_prefix"] == prefix]
+        return self.pictures(key)
+
+
+def shows_something(picture):
+    return len(picture.getcolors(1 << 24)) > 100
+
+
+def style_share(pictures, style):
+    return judge(np.stack([np.asarray(each) for each in pictures])).share(style)
+
+
+def test_nodes_are_registered_with_their_menu(info):
+    ours = {name: node for name, node in info.items() if name.startswith("Hapax")}
+    assert ours
+    for name, node in ours.items():
+        assert node["category"].startswith("Hapax/"), name
+        assert node["description"], name
+        assert all(node["output_tooltips"]), name
+
+
+def test_generated_files_are_those_of_the_schemas(info, sibling):
+    schema_files = sibling("schema_files")
+    assert schema_files.breaks(json.loads(schema_files.SNAPSHOT.read_text()), schema_files.snapshot(info)) == []
+    stale = [
+        path.relative_to(schema_files.REPO).as_posix()
+        for path, text in schema_files.files(info).items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+    assert stale == [], "run `python tests/nodes/schema_files.py`"
+
+
+def test_help_pages_locale_and_templates_are_served(server, info, sibling):
+    for name in (each for each in info if each.startswith("Hapax")):
+        page = server.get_bytes(f"/extensions/hapax/docs/{name}.md").decode()
+        assert page.startswith(f"# {info[name]['display_name']}\n")
+    assert server.get("/i18n")["en"]["nodeDefs"]["HapaxTrainSAE"]["display_name"] == "Train SAE"
+    names = server.get("/workflow_templates")["hapax"]
+    assert sorted(names) == sorted(sibling("workflows").shipped())
+    for name in names:
+        path = "/api/workflow_templates/hapax/" + name.replace(" ", "%20")
+        assert server.get(path + ".json")["nodes"]
+        assert server.get_bytes(path + ".jpg")[:3] == b"\xff\xd8\xff"
+
+
+def test_audit(run):
+    made = run(AUDIT)
+    table = made.text("HapaxFindRareFeatures", 2)
+    assert "rare features in 250 pictures" in table
+    assert "sepia print" in table
+    assert "night scene" in table
+    assert "192 channels" in made.text("HapaxSAEInfo", 0)
+    assert shows_something(made.sheet("HapaxFindRareFeatures", 1))
+    assert shows_something(made.sheet("HapaxShowFeature", 0))
+    report = made.server.base / "output" / "hapax" / "firefighter" / "report.html"
+    assert "night scene" in report.read_text(encoding="utf-8")
+    assert made.text("HapaxSaveAudit") == str(report)
+    (asked,) = json.loads((report.parent / "audit.json").read_text(encoding="utf-8"))["prompts"]
+    assert asked["prompt"] == "a photo of a firefighter"
+    assert "night scene" in [feature["label"] for feature in asked["features"]]
+    assert (made.server.base / "models" / "hapax" / "sae" / "firefighter.safetensors").exists()
+
+
+def test_amplify_shows_the_style_more_often(run):
+    made = run(AMPLIFY)
+    usual, amplified, mixed = (
+        style_share(made.saved(f"hapax/{each}"), STYLE) for each in ("base", "amplified", "mixed")
+    )
+    print(f"share of {STYLE}: usual {usual:.2f}, amplified {amplified:.2f}, mixed {mixed:.2f}")
+    assert usual <= 0.2
+    assert amplified >= usual + 0.15
+    assert mixed == pytest.approx(0.5, abs=0.15)
+    assert made.text("HapaxMixPrompts", 1)
+
+
+def test_saved_direction_steers_as_the_feature_did(run, server):
+    made = run(AMPLIFY)
+    # What the note beside the group says: choose the saved file, and wire Apply Direction to a sampler.
+    (load,), (apply,) = made.ids("HapaxLoadDirection"), made.ids("HapaxApplyDirection")
+    (saved,) = made.ids("HapaxSaveDirection")
+    name = "directions/" + made.prompt[saved]["inputs"]["filename"] + ".safetensors"
+    assert (
+        name
+        in server.get("/object_info/HapaxLoadDirection")["HapaxLoadDirection"]["input"]["required"]["direction_name"][
+            1
+        ]["options"]
+    )
+    prompt = json.loads(json.dumps(made.prompt))
+    prompt[load]["inputs"]["direction_name"] = name
+    (amplify,) = made.ids("HapaxAmplifyFeature")
+    (sampler,) = [key for key in made.ids("KSampler") if prompt[key]["inputs"]["model"][0] == amplify]
+    prompt[sampler]["inputs"]["model"] = [apply, 0]
+    (output,) = [key for key in made.ids("SaveImage") if prompt[key]["inputs"]["filename_prefix"] == "hapax/amplified"]
+    prompt[output]["inputs"]["filename_prefix"] = "hapax/directed"
+    directed = Outputs(server, prompt, server.run(prompt)).saved("hapax/directed")
+    assert style_share(directed, STYLE) >= style_share(made.saved("hapax/base"), STYLE) + 0.15
+
+
+def test_encode_says_what_is_in_the_picture(run):
+    made = run(ENCODE)
+    table = made.text("HapaxEncodeWithSAE", 2)
+    assert "yes" in table
+    assert "no" in table
+    assert shows_something(made.sheet("HapaxEncodeWithSAE", 0))
+    (mask,) = made.pictures(*made.of("MaskToImage"))
+    assert len(mask.getcolors()) > 1
+    decoded = [
+        made.pictures(key) for key in made.of("VAEDecode") if key in made.outputs and made.outputs[key].get("images")
+    ]
+    assert len(decoded) == 2
+    assert all(shows_something(picture) for (picture,) in decoded)
+
+
+def test_capture_adds_up_over_runs(run, server):
+    made = run(CAPTURE)
+    assert "100 pictures (100 new)" in made.text("HapaxCollect", 2)
+    again = json.loads(json.dumps(made.prompt))
+    (sampler,) = made.ids("KSampler")
+    again[sampler]["inputs"]["seed"] += 1
+    more = Outputs(server, again, server.run(again))
+    assert "200 pictures (100 new)" in more.text("HapaxCollect", 2)
+    assert shows_something(more.sheet("HapaxFindRareFeatures", 1))
+
+
+def test_sdxl_lacks_nothing_but_its_files(prompt, server, sibling):
+    with pytest.raises(sibling("server").ServerError) as refused:
+        server.run(prompt(SDXL))
+    errors = json.loads(str(refused.value))["node_errors"]
+    told = {
+        (node["class_type"], error["type"], error["extra_info"]["input_name"])
+        for node in errors.values()
+        for error in node["errors"]
+    }
+    checkpoint = ("CheckpointLoaderSimple", "value_not_in_list", "ckpt_name")
+    assert {checkpoint} <= told <= {checkpoint, ("HapaxLoadCLIPScorer", "value_not_in_list", "weights")}
+
+
+def test_a_misfit_turns_red_with_one_sentence(run, prompt, server, sibling):
+    made = run(AMPLIFY)
+    wrong = json.loads(json.dumps(made.prompt))
+    (amplify,) = made.ids("HapaxAmplifyFeature")
+    wrong[amplify]["inputs"]["feature"] = "no such style"
+    with pytest.raises(sibling("server").ServerError, match=r"HapaxAmplifyFeature: .*no such style"):
+        server.run(wrong)
+
+
+def test_every_other_workflow_runs(run, sibling):
+    own_tests = {AUDIT, AMPLIFY, ENCODE, CAPTURE, SDXL}
+    for name in sorted(set(sibling("workflows").shipped()) - own_tests):
+        made = run(name)
+        shown = [key for key, output in made.outputs.items() if output.get("images") or output.get("text")]
+        assert shown, name
