@@ -1,4 +1,4 @@
-"""One CONDITIONING in which each row of a batch has its own prompt."""
+"""Mix Prompts: one CONDITIONING in which each row of a batch has its own prompt."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 from ..core.errors import HapaxError
+from ..core.prompt_mixing import chosen_rows
+from .schema import io, schema, widget
+from .steering import SEARCH
+from .widgets import seed_widget
 
 _POOLED = "pooled_output"
 # ComfyUI pads a prompt of 77 tokens to another's 154 by repeating it, up to this often.
@@ -72,3 +76,62 @@ def _evened(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def _rows(usual: Tensor, naming: Tensor, rows: Sequence[bool]) -> Tensor:
     return torch.cat([(naming if chosen else usual)[:1] for chosen in rows])
+
+
+class MixPrompts(io.ComfyNode):
+    """Mix Prompts."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Say what goes in and comes out."""
+        return schema(
+            "MixPrompts",
+            "Mix Prompts",
+            "steering",
+            description="Make a share of the pictures from a prompt that names the rare attribute, and the others from "
+            "the usual one. This is how the RAIGen paper amplifies what is rare. Each picture of a batch gets one or "
+            "the other; with a batch size of 1, let the seed count up with each run.",
+            search_aliases=[*SEARCH, "prompt mixing", "fair prompts", "random prompt"],
+            inputs=[
+                io.Conditioning.Input("usual", tooltip="The bare prompt, as in: a photo of a firefighter."),
+                io.Conditioning.Input(
+                    "naming", tooltip="The prompt that names the attribute, as in: a photo of a woman firefighter."
+                ),
+                widget(
+                    io.Float,
+                    "share",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of the pictures that are made from the naming prompt.",
+                ),
+                seed_widget(
+                    "Decides which: consecutive seeds take turns, so that the share is exact. Set it to increment, "
+                    "like the sampler's.",
+                    control=True,
+                ),
+                widget(
+                    io.Int,
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=4096,
+                    tooltip="Pictures in the latent's batch. Picture i of it counts as seed + i.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output("CONDITIONING", display_name="positive", tooltip="For the sampler's positive."),
+                io.String.Output("CHOICE", display_name="choice", tooltip="Which pictures the naming prompt makes."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, usual: list, naming: list, share: float, seed: int, batch_size: int) -> io.NodeOutput:
+        """Choose for each picture."""
+        rows = chosen_rows(share, seed, batch_size)
+        said = ", ".join(f"{i + 1} {'naming' if chosen else 'usual'}" for i, chosen in enumerate(rows))
+        return io.NodeOutput(mixed(usual, naming, rows), said)
+
+
+NODES = [MixPrompts]

@@ -1,29 +1,22 @@
-"""Nodes that turn features up or down: at the model, by directions, and by mixing prompts."""
+"""Nodes that turn features up or down at the model, and the widgets that say how far, when and where."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..core.amplify import WINDOWS
-from ..core.direction import Direction
-from ..core.durable import free_path
 from ..core.errors import HapaxError
 from ..core.feature_set import MODES, Feature, FeatureSet, Mode
-from ..core.prompt_mixing import chosen_rows
 from ..core.steering import Scope
-from . import folders
 from .comfy_taps import add_tap
 from .fitting import fitting_site
-from .mixing import mixed
-from .schema import DIRECTION, FEATURES, io, schema, to_image, ui, widget
+from .schema import FEATURES, io, schema, widget
+from .widgets import feature_widget
 
-KIND = "directions"
-_SEARCH = ["hapax", "steer", "amplify"]
+SEARCH = ["hapax", "steer", "amplify"]
 _FEATURES = "use the model that they were found in, or harvest and find with this one"
-_DIRECTION = "use the model that it was made with, or turn on any_checkpoint in Load Direction"
 _ROWS = {"positive": "cond", "negative": "uncond", "both": "both"}
 
 
@@ -132,16 +125,11 @@ class AmplifyFeature(io.ComfyNode):
             "steering",
             description="Make the model show a rare feature more often: adds to its inner state what differs when the "
             "feature shows by itself. Put it between the loader and the sampler.",
-            search_aliases=[*_SEARCH, "turn up", "boost feature"],
+            search_aliases=[*SEARCH, "turn up", "boost feature"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that the features were found in."),
                 FEATURES.Input("features", tooltip="From Find Rare Features."),
-                widget(
-                    io.String,
-                    "feature",
-                    default="1",
-                    tooltip="Which one: its number in the list, or its name, as in: line sketch.",
-                ),
+                feature_widget(),
                 strength_widget(3.0, 16.0),
             ],
             outputs=[io.Model.Output("MODEL", display_name="model", tooltip="The model with the feature turned up.")],
@@ -167,7 +155,7 @@ class AmplifyFeaturesAdvanced(io.ComfyNode):
             "steering",
             description="Turn several features up or down at once, for a part of the denoising, one half of the "
             "guidance, or a part of the picture.",
-            search_aliases=[*_SEARCH, "suppress", "remove feature", "turn down"],
+            search_aliases=[*SEARCH, "suppress", "remove feature", "turn down"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that the features were found in."),
                 FEATURES.Input("features", tooltip="From Find Rare Features."),
@@ -231,241 +219,4 @@ def weighted_lines(text: str) -> list[tuple[str, float]]:
     return named
 
 
-class FeatureToDirection(io.ComfyNode):
-    """Feature to Direction."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Say what goes in and comes out."""
-        return schema(
-            "FeatureToDirection",
-            "Feature to Direction",
-            "steering",
-            description="Make a small file of a feature, to share like a LoRA: what pushes the model towards it, with "
-            "a thumbnail and where it comes from. Save it with Save Direction.",
-            search_aliases=[*_SEARCH, "share feature", "export feature"],
-            inputs=[
-                FEATURES.Input("features", tooltip="From Find Rare Features."),
-                widget(
-                    io.String,
-                    "feature",
-                    default="1",
-                    tooltip="Which one: its number in the list, or its name, as in: line sketch.",
-                ),
-            ],
-            outputs=[DIRECTION.Output("DIRECTION", display_name="direction", tooltip="For Save or Apply Direction.")],
-        )
-
-    @classmethod
-    def execute(cls, features: FeatureSet, feature: str) -> io.NodeOutput:
-        """Make it."""
-        return io.NodeOutput(features.direction(features.find(feature)))
-
-
-class SaveDirection(io.ComfyNode):
-    """Save Direction."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Say what goes in and comes out."""
-        return schema(
-            "SaveDirection",
-            "Save Direction",
-            "steering",
-            description="Save a direction to models/hapax/directions, to share and to load with Load Direction.",
-            search_aliases=[*_SEARCH, "share"],
-            is_output_node=True,
-            inputs=[
-                DIRECTION.Input("direction", tooltip="The direction to save."),
-                widget(
-                    io.String,
-                    "filename",
-                    default="my_direction",
-                    tooltip="Name of the file in models/hapax/directions; folders with / are made.",
-                ),
-                widget(
-                    io.Boolean,
-                    "overwrite",
-                    default=False,
-                    tooltip="Replace a file of that name. Off, a number is added to the new file's name instead.",
-                ),
-            ],
-            outputs=[
-                io.String.Output("FILE", display_name="saved_as", tooltip="The file, as Load Direction lists it.")
-            ],
-        )
-
-    @classmethod
-    def execute(cls, direction: Direction, filename: str, overwrite: bool) -> io.NodeOutput:
-        """Save."""
-        path = folders.new_model_file(filename, KIND)
-        path = path if overwrite else free_path(path)
-        direction.save(path)
-        name = folders.name_of(path)
-        return io.NodeOutput(name, ui=ui.PreviewText(f"saved as {name}"))
-
-
-class LoadDirection(io.ComfyNode):
-    """Load Direction."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Say what goes in and comes out."""
-        return schema(
-            "LoadDirection",
-            "Load Direction",
-            "steering",
-            description="Load a direction from models/hapax/directions.",
-            search_aliases=_SEARCH,
-            inputs=[
-                widget(
-                    io.Combo,
-                    "direction_name",
-                    options=folders.model_files(KIND),
-                    tooltip="A file in models/hapax/directions; press R to see new ones.",
-                ),
-                widget(
-                    io.Boolean,
-                    "any_checkpoint",
-                    default=False,
-                    tooltip="Allow it on other checkpoints of the same family than the one it was made with, such as a "
-                    "fine-tune. It may push less well there.",
-                ),
-            ],
-            outputs=[
-                DIRECTION.Output("DIRECTION", display_name="direction", tooltip="For Apply Direction."),
-                io.Image.Output("IMAGE", display_name="thumbnail", tooltip="What it looks like; grey if it has none."),
-                io.String.Output("INFO", display_name="info", tooltip="What it is, and what it was made with."),
-            ],
-        )
-
-    @classmethod
-    def fingerprint_inputs(cls, direction_name: str, **_: Any) -> str:
-        """Load again when the file has changed."""
-        return folders.fingerprint(direction_name)
-
-    @classmethod
-    def execute(cls, direction_name: str, any_checkpoint: bool) -> io.NodeOutput:
-        """Load."""
-        direction = Direction.load(folders.model_file(direction_name))
-        info = direction.describe()
-        if any_checkpoint:
-            direction.meta.pop("model", None)
-        thumbnail = direction.thumbnail
-        if thumbnail is None:
-            thumbnail = torch.full((64, 64, 3), 128, dtype=torch.uint8)
-        return io.NodeOutput(direction, to_image([thumbnail]), info)
-
-
-class ApplyDirection(io.ComfyNode):
-    """Apply Direction."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Say what goes in and comes out."""
-        return schema(
-            "ApplyDirection",
-            "Apply Direction",
-            "steering",
-            description="Push the model along a direction, made from a feature or from captions. Put it between the "
-            "loader and the sampler; several of them add up.",
-            search_aliases=[*_SEARCH, "direction", "slider"],
-            inputs=[
-                io.Model.Input("model", tooltip="A model of the family that the direction was made with."),
-                DIRECTION.Input("direction", tooltip="From Load Direction or Feature to Direction."),
-                strength_widget(3.0, 64.0),
-                *scope_widgets(WINDOWS[0][1]),
-            ],
-            outputs=[io.Model.Output("MODEL", display_name="model", tooltip="The model with the push on it.")],
-        )
-
-    @classmethod
-    def execute(
-        cls,
-        model: Any,
-        direction: Direction,
-        strength: float,
-        start_percent: float,
-        end_percent: float,
-        conditioning: str,
-        norm_limit: float,
-        mask: Tensor | None = None,
-    ) -> io.NodeOutput:
-        """Push."""
-        site = fitting_site(model, direction.made_for, "The direction was made", _DIRECTION)
-        scope = scope_of(model, start_percent, end_percent, conditioning, norm_limit, mask)
-        if not strength:
-            return io.NodeOutput(model.clone())
-        return io.NodeOutput(add_tap(model, site, direction.tap(strength, scope)))
-
-
-class MixPrompts(io.ComfyNode):
-    """Mix Prompts."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Say what goes in and comes out."""
-        return schema(
-            "MixPrompts",
-            "Mix Prompts",
-            "steering",
-            description="Make a share of the pictures from a prompt that names the rare attribute, and the others from "
-            "the usual one. This is how the RAIGen paper amplifies what is rare. Each picture of a batch gets one or "
-            "the other; with a batch size of 1, let the seed count up with each run.",
-            search_aliases=[*_SEARCH, "prompt mixing", "fair prompts", "random prompt"],
-            inputs=[
-                io.Conditioning.Input("usual", tooltip="The bare prompt, as in: a photo of a firefighter."),
-                io.Conditioning.Input(
-                    "naming", tooltip="The prompt that names the attribute, as in: a photo of a woman firefighter."
-                ),
-                widget(
-                    io.Float,
-                    "share",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the pictures that are made from the naming prompt.",
-                ),
-                widget(
-                    io.Int,
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Decides which: consecutive seeds take turns, so that the share is exact. Set it to "
-                    "increment, like the sampler's.",
-                ),
-                widget(
-                    io.Int,
-                    "batch_size",
-                    default=1,
-                    min=1,
-                    max=4096,
-                    tooltip="Pictures in the latent's batch. Picture i of it counts as seed + i.",
-                ),
-            ],
-            outputs=[
-                io.Conditioning.Output("CONDITIONING", display_name="positive", tooltip="For the sampler's positive."),
-                io.String.Output("CHOICE", display_name="choice", tooltip="Which pictures the naming prompt makes."),
-            ],
-        )
-
-    @classmethod
-    def execute(cls, usual: list, naming: list, share: float, seed: int, batch_size: int) -> io.NodeOutput:
-        """Choose for each picture."""
-        rows = chosen_rows(share, seed, batch_size)
-        said = ", ".join(f"{i + 1} {'naming' if chosen else 'usual'}" for i, chosen in enumerate(rows))
-        return io.NodeOutput(mixed(usual, naming, rows), said)
-
-
-NODES = [
-    AmplifyFeature,
-    AmplifyFeaturesAdvanced,
-    FeatureToDirection,
-    SaveDirection,
-    LoadDirection,
-    ApplyDirection,
-    MixPrompts,
-]
+NODES = [AmplifyFeature, AmplifyFeaturesAdvanced]

@@ -15,18 +15,10 @@ from hapax.core.steering import Scope
 from hapax.core.taps import Recorder
 from hapax.nodes import folders
 from hapax.nodes.comfy_taps import add_tap
+from hapax.nodes.directions import ApplyDirection, FeatureToDirection, LoadDirection, SaveDirection
 from hapax.nodes.fitting import identity
-from hapax.nodes.steering import (
-    AmplifyFeature,
-    AmplifyFeaturesAdvanced,
-    ApplyDirection,
-    FeatureToDirection,
-    LoadDirection,
-    MixPrompts,
-    SaveDirection,
-    progress_at,
-    weighted_lines,
-)
+from hapax.nodes.mixing import MixPrompts
+from hapax.nodes.steering import AmplifyFeature, AmplifyFeaturesAdvanced, progress_at, weighted_lines
 
 pytestmark = pytest.mark.usefixtures("as_the_server_runs")
 

@@ -1,0 +1,60 @@
+"""Widgets that several nodes have, and what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..core.durable import free_path
+from . import folders
+from .schema import io, ui, widget
+
+# The largest number that JSON readers everywhere keep exactly, and the largest that ComfyUI's samplers take.
+EXACT, SAMPLER = 2**53 - 1, 2**64 - 1
+
+
+def feature_widget() -> Any:
+    """Which of the listed features; `FeatureSet.find` understands it."""
+    return widget(
+        io.String,
+        "feature",
+        default="1",
+        tooltip="Which one: its number in the list, or its name, as in: line sketch.",
+    )
+
+
+def seed_widget(tooltip: str, *, most: int = SAMPLER, control: bool = False) -> Any:
+    """The seed of something random; `control` lets ComfyUI change it after each run."""
+    return widget(io.Int, "seed", default=0, min=0, max=most, control_after_generate=control, tooltip=tooltip)
+
+
+def save_widgets(kind: str, default: str) -> list[Any]:
+    """The name of a new file in `models/hapax/<kind>`, and whether it may take another's place."""
+    return [
+        widget(
+            io.String,
+            "filename",
+            default=default,
+            tooltip=f"Name of the file in models/hapax/{kind}; folders with / are made.",
+        ),
+        widget(
+            io.Boolean,
+            "overwrite",
+            default=False,
+            tooltip="Replace a file of that name. Off, a number is added to the new file's name instead.",
+        ),
+    ]
+
+
+def save_model_file(kind: str, filename: str, overwrite: bool, save: Callable[[Path], object]) -> io.NodeOutput:
+    """Let `save` write the file that `save_widgets` ask for; the output is its name, as `model_files` lists it.
+
+    Raises:
+        HapaxError: the name leads out of the folder, or is empty.
+    """
+    path = folders.new_model_file(filename, kind)
+    path = path if overwrite else free_path(path)
+    save(path)
+    name = folders.name_of(path)
+    return io.NodeOutput(name, ui=ui.PreviewText(f"saved as {name}"))
