@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 
-from ..backends.diffusers import DiffusersBackend
 from . import CLIP_FOLDER, MODEL_FOLDER
-from .balance import Rates, measure_rates
+from .balance import balance
+from .lessons import Lessons, demo_scheduler
 from .render import SHEET_FILE, draw_sheet
 from .tokens import CONTEXT, write_tokenizer
 from .train_clip import CLIP_CONFIG, held_out_accuracy, train_clip
-from .train_unet import BETA_END, BETA_START, TRAIN_STEPS, Denoiser, train_unet
-from .train_vae import sharpen_decoder, train_vae
+from .train_unet import Denoiser, train_unet
+from .train_vae import encode_world, sharpen_decoder, train_vae
 from .world import load_world
 
 
@@ -45,44 +45,26 @@ def build_decoder(runs: Path) -> None:
 
 
 def build_unet(runs: Path) -> None:
-    """Train the denoiser with its text encoder and export the pipeline."""
-    _train_and_export(runs, None)
-
-
-def build_balance(runs: Path) -> None:
-    """Measure how often the exported pipeline shows what, correct that in a last phase, and export it again."""
-    path = runs / "rates.json"
-    if not path.exists():
-        rates = measure_rates(DiffusersBackend.from_folder(MODEL_FOLDER), load_world())
-        path.write_text(json.dumps(rates, indent=1) + "\n")
-    _train_and_export(runs, json.loads(path.read_text()))
-
-
-def _train_and_export(runs: Path, rates: Rates | None) -> None:
-    vae = AutoencoderKL.from_pretrained(runs / "decoder" / "model")
+    """Train the denoiser with its text encoder, correct its rates, and export the pipeline."""
+    vae = AutoencoderKL.from_pretrained(runs / "vae" / "model")
     tokenizer = CLIPTokenizer.from_pretrained(runs / "tokenizer", model_max_length=CONTEXT)
-    model, scale = train_unet(runs / "unet", vae, tokenizer, rates)
-    export_pipeline(runs, model, vae, tokenizer, scale)
+    lessons = Lessons(*encode_world(vae, load_world()), tokenizer)
+    model = train_unet(runs / "unet", lessons, tokenizer)
+    balance(runs / "balance", model, lessons)
+    vae = AutoencoderKL.from_pretrained(runs / "decoder" / "model")
+    export_pipeline(runs, model, vae, tokenizer, lessons.scale)
 
 
 def export_pipeline(runs: Path, model: Denoiser, vae: Any, tokenizer: Any, scale: float) -> None:
     """Write the fp16 diffusers folder that ships."""
     vae.register_to_config(scaling_factor=round(scale, 6))
-    scheduler: Any = DPMSolverMultistepScheduler(
-        num_train_timesteps=TRAIN_STEPS,
-        beta_start=BETA_START,
-        beta_end=BETA_END,
-        beta_schedule="scaled_linear",
-        timestep_spacing="trailing",
-        prediction_type="v_prediction",
-    )
     nothing: Any = None
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=model.text,
         tokenizer=tokenizer,
         unet=model.unet,
-        scheduler=scheduler,
+        scheduler=demo_scheduler(),
         requires_safety_checker=False,
         safety_checker=nothing,
         feature_extractor=nothing,
@@ -121,7 +103,6 @@ STAGES = {
     "vae": build_vae,
     "decoder": build_decoder,
     "unet": build_unet,
-    "balance": build_balance,
     "clip": build_clip,
 }
 

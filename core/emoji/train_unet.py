@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from .balance import Rates, aim
-from .ideal import free_prior, ideal_clean, named_sets, prior, velocity
+from .lessons import Lessons
 from .tokens import CONTEXT
-from .train_vae import encode_world
 from .trainer import Trainer
-from .world import Kind, World, load_world
 
-BATCH = 64
-NO_CAPTION, LISTED = 0.1, 0.3
-# Square-root-linear betas that end in almost pure noise: with the usual .012 the last step of a latent this
-# small still shows which picture it was, and sampled rates would drift from the learned ones.
-BETA_START, BETA_END, TRAIN_STEPS = 0.00085, 0.025, 1000
 WIDTH = 128
 
 
@@ -61,13 +53,13 @@ def close_skips(unet: Any) -> None:
                 continue
             for layer in (resnet.conv1, resnet.conv_shortcut):
                 own = torch.ones_like(layer.weight)
-                own[:, _skipped(unet, block, resnet) :] = 0
+                own[:, _from_below(unet, block, resnet) :] = 0
                 with torch.no_grad():
                     layer.weight.mul_(own)
                 layer.weight.register_hook(lambda gradient, own=own: gradient * own)
 
 
-def _skipped(unet: Any, block: Any, resnet: Any) -> int:
+def _from_below(unet: Any, block: Any, resnet: Any) -> int:
     """Channels of a decoder's resnet that come from below; the rest come from the encoder."""
     if resnet is not block.resnets[0]:
         return resnet.out_channels
@@ -105,32 +97,6 @@ class Phase(NamedTuple):
 # First what decides the style and the person, at noise of 1 to 15 times the picture; then what decides a skin tone
 # in a dark or grey picture, and how sharp it is, at less noise.
 PHASES = (Phase("learn", 9000, 1e-3, (0.15, 0.75)), Phase("polish", 3500, 5e-4, (0.02, 0.6)))
-BALANCE = Phase("balance", 1200, 4e-4, (0.1, 0.75))
-
-
-class Drawn(NamedTuple):
-    """A training pair: the kind that is shown, its caption, and what the caption names (None: nothing at all)."""
-
-    kind: Kind
-    caption: str
-    named: frozenset[str] | None
-
-
-def draw_pair(world: World, rng: np.random.Generator) -> Drawn:
-    """Half of the captions are bare, half name some of their attributes, drawn evenly; a tenth is left empty.
-
-    The target is known for any x_t, whichever picture it came from. So half of the pictures are drawn evenly
-    where the caption leaves them open: the surroundings of rare ones would hardly be visited otherwise.
-    """
-    attributes = np.array([len(world.truth[concept]) for concept in world.concepts])
-    concept = world.concepts[rng.choice(len(world.concepts), p=attributes / attributes.sum())]
-    sets = named_sets(list(world.truth[concept]))
-    named = list(sets)[rng.choice(len(sets), p=list(sets.values()))]
-    template = 0 if rng.random() < 0.5 else int(rng.integers(len(world.templates)))
-    kind = world.draw(concept, set(named) if rng.random() < 0.5 else set(world.truth[concept]), rng)
-    if rng.random() < NO_CAPTION:
-        return Drawn(kind, "", None)
-    return Drawn(kind, world.caption(kind, named, template, listed=rng.random() < LISTED), named)
 
 
 class Denoiser(nn.Module):
@@ -145,121 +111,34 @@ class Denoiser(nn.Module):
         return self.unet(x, t, self.text(tokens).last_hidden_state, return_dict=False)[0]
 
 
-def alphas_bar() -> Tensor:
-    """The products of (1 - beta) over the training schedule: [1000]."""
-    betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, TRAIN_STEPS, dtype=torch.float64) ** 2
-    return (1 - betas).cumprod(0).float()
-
-
-def draw_times(count: int, focus: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """Training times [count]: half over the whole schedule, half in `focus`.
-
-    Stratified: the same expectation as independent draws with less noise between batches.
-    """
-    half = count // 2
-    u = torch.cat([torch.arange(half) / half, torch.arange(count - half) / (count - half)])
-    width = torch.tensor([1 / half] * half + [1 / (count - half)] * (count - half))
-    u = u + width * torch.rand(count, generator=generator)
-    first, last = focus
-    u[half:] = first + (last - first) * u[half:]
-    return (u * TRAIN_STEPS).long()[torch.randperm(count, generator=generator)]
-
-
-class Lessons:
-    """Training batches: noisy latents with their captions, and the ideal v to predict."""
-
-    def __init__(self, vae: Any, tokenizer: Any) -> None:
-        self.world, self.tokenizer, self.bar = load_world(), tokenizer, alphas_bar()
-        self._aim = self.world
-        mean, deviation = encode_world(vae, self.world)
-        self.scale = 1 / mean.std().item()
-        self.means = mean * self.scale
-        self.spread = deviation.square().mean().sqrt().item() * self.scale
-        self.rows = {kind: i for i, kind in enumerate(self.world.kinds())}
-        self._ids: dict[str, Tensor] = {}
-        self._priors: dict[tuple, Tensor] = {}
-
-    def draw(self, step: int, focus: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x_t [B, 8, 8, 8], t [B], token ids [B, 24] and the ideal v [B, 8, 8, 8], all drawn from the step."""
-        rng, generator = np.random.default_rng([2, step]), torch.Generator().manual_seed(step)
-        pairs = [draw_pair(self.world, rng) for _ in range(BATCH)]
-        shift = torch.from_numpy(rng.integers(self.means.shape[1], size=BATCH))
-        centre = self.means[torch.tensor([self.rows[pair.kind] for pair in pairs]), shift]
-        x0 = centre + self.spread * torch.randn(centre.shape, generator=generator)
-        noise = torch.randn(x0.shape, generator=generator)
-        t = draw_times(BATCH, focus, generator)
-        a = self.bar[t].view(-1, 1, 1, 1)
-        x = a.sqrt() * x0 + (1 - a).sqrt() * noise
-        return x, t, torch.stack([self._tokens(pair.caption) for pair in pairs]), self._target(x, t, pairs)
-
-    def aim_at(self, world: World) -> None:
-        """Let bare captions mean the shares of another world; what they name stays."""
-        self._aim, self._priors = world, {}
-
-    def _tokens(self, caption: str) -> Tensor:
-        if caption not in self._ids:
-            ids = self.tokenizer(caption, padding="max_length", max_length=CONTEXT).input_ids
-            self._ids[caption] = torch.tensor(ids)
-        return self._ids[caption]
-
-    def _target(self, x: Tensor, t: Tensor, pairs: list[Drawn]) -> Tensor:
-        target, groups = torch.empty_like(x), {}
-        for i, pair in enumerate(pairs):
-            groups.setdefault(pair.kind.concept if pair.named is not None else None, []).append(i)
-        for concept, members in groups.items():
-            rows, abar = x[members].flatten(1), self.bar[t[members]]
-            centres = self._centres(concept).flatten(0, 1).flatten(1)
-            log_prior = torch.stack([self._log_prior(concept, pairs[i]) for i in members])
-            clean = ideal_clean(rows, abar, centres, self.spread, log_prior)
-            target[members] = velocity(rows, abar, clean).view(-1, *x.shape[1:])
-        return target
-
-    def _centres(self, concept: str | None) -> Tensor:
-        """The latents of one concept's kinds, or of all, at all shifts: [K, S, 8, 8, 8]."""
-        if concept is None:
-            return self.means
-        first = self.rows[self.world.kinds(concept)[0]]
-        return self.means[first : first + len(self.world.kinds(concept))]
-
-    def _log_prior(self, concept: str | None, pair: Drawn) -> Tensor:
-        """log P(kind, shift | caption), up to a constant: [K * S]."""
-        named = {} if pair.named is None else {name: pair.kind[name] for name in pair.named}
-        key = (concept, *sorted(named.items()))
-        if key not in self._priors:
-            if concept is None:
-                p = torch.cat([free_prior(self.world, name) for name in self.world.concepts])
-            else:
-                p = prior(self._aim, concept, named)
-            self._priors[key] = p.log().repeat_interleave(self.means.shape[1])
-        return self._priors[key]
-
-
-def train_unet(folder: Path, vae: Any, tokenizer: Any, rates: Rates | None = None) -> tuple[Denoiser, float]:
-    """Train (or resume) in `folder`; returns the model with its EMA weights and the latents' scale.
-
-    With the `rates` that a model trained without them shows, a last phase corrects them.
-    """
-    torch.manual_seed(0)
-    lessons = Lessons(vae, tokenizer)
-    model: Any = Denoiser(build_unet(), build_text_encoder(tokenizer))
-    model.to(memory_format=torch.channels_last)
+def compiled(model: Denoiser) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """The model's forward in bf16, made for these CPUs: v [B, 8, 8, 8] in fp32 of x, t and tokens."""
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     # PyTorch's fused attention is slow backwards on CPUs: it took 60 % of a step.
     model.unet.set_attn_processor(AttnProcessor())
     model.text.set_attn_implementation("eager")
-    compiled = torch.compile(model)
+    forward = torch.compile(model)
+
+    def call(x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return forward(x.contiguous(memory_format=torch.channels_last), t, tokens).float()
+
+    return call
+
+
+def train_unet(folder: Path, lessons: Lessons, tokenizer: Any) -> Denoiser:
+    """Train (or resume) in `folder`; returns the model with its EMA weights."""
+    torch.manual_seed(0)
+    model = Denoiser(build_unet(), build_text_encoder(tokenizer))
+    predict = compiled(model)
 
     def run(phase: Phase) -> None:
         def loss(step: int) -> Tensor:
-            x, t, text, target = lessons.draw(step, phase.focus)
-            with torch.autocast("cpu", torch.bfloat16):
-                predicted = compiled(x.contiguous(memory_format=torch.channels_last), t, text)
-            return (predicted.float() - target).pow(2).mean()
+            batch = lessons.draw(step, phase.focus)
+            return (predict(batch.x, batch.t, batch.tokens) - batch.target).pow(2).mean()
 
         Trainer(model, loss, folder / phase.name, steps=phase.steps, lr=phase.lr, ema=0.999).run()
 
     for phase in PHASES:
         run(phase)
-    if rates is not None:
-        lessons.aim_at(aim(lessons.world, rates))
-        run(BALANCE)
-    return model, lessons.scale
+    return model
