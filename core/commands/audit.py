@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HapaxError
-from .common import Bars, Number, Parser, Whole, add_common, command_line, quiet, read_lines, some_path, writable
+from .common import (
+    Bars,
+    Number,
+    Parser,
+    Whole,
+    add_clip,
+    add_common,
+    add_device,
+    clip_loader,
+    command_line,
+    load_backend,
+    read_lines,
+    some_path,
+    writable,
+)
 
 if TYPE_CHECKING:
     from ..audit_settings import AuditSettings
+    from ..embed import ClipEmbedder
 
 PHRASES = Path(__file__).parents[1] / "phrases.txt"
 DEMO_PROMPTS = ("a photo of a firefighter", "a photo of a cook")
@@ -33,13 +48,7 @@ def add_audit(commands: Any) -> None:
     add_common(parser)
     parser.add_argument("--pipeline", type=some_path, required=True, metavar="DIR", help="a local diffusers folder")
     parser.add_argument("--prompts", type=some_path, required=True, metavar="FILE", help="one prompt a line")
-    parser.add_argument(
-        "--clip",
-        default="ViT-L-14",
-        metavar="NAME",
-        help="open_clip architecture, or hapax-emoji, which ships (default: ViT-L-14)",
-    )
-    parser.add_argument("--clip-weights", type=some_path, metavar="FILE", help="its weights, a local .safetensors file")
+    add_clip(parser, "ViT-L-14")
     parser.add_argument(
         "--phrases", type=some_path, default=PHRASES, metavar="FILE", help="candidate names, one a line"
     )
@@ -67,8 +76,7 @@ def add_audit(commands: Any) -> None:
     )
     parser.add_argument("--amplify", type=Whole(0), default=1, metavar="N", help="of them turned up (default: 1)")
     parser.add_argument("--normalize", choices=("rank", "minmax"), default="rank")
-    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    add_device(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the audit in --out")
     parser.set_defaults(run=run_audit)
 
@@ -105,8 +113,6 @@ def run_audit(arguments: argparse.Namespace) -> None:
     """Audit a local pipeline."""
     from ..audit_settings import AuditSettings
     from ..collect import Sampling
-    from ..embed import ClipEmbedder
-    from ..emoji import CLIP_NAME, load_clip
     from ..findings import SAESize
 
     size = {name: getattr(arguments, name) for name in ("height", "width") if getattr(arguments, name)}
@@ -126,67 +132,37 @@ def run_audit(arguments: argparse.Namespace) -> None:
         normalize=arguments.normalize,
         seed=arguments.seed,
     )
-    if arguments.clip_weights is None and arguments.clip != CLIP_NAME:
-        raise HapaxError(
-            f"No weights were given for the CLIP model {arguments.clip}; nothing is downloaded here, "
-            "so give a local .safetensors file with --clip-weights."
-        )
-
-    def clip() -> ClipEmbedder:
-        if arguments.clip_weights is None:
-            return load_clip()
-        return ClipEmbedder.load(arguments.clip, arguments.clip_weights, _device(arguments.device))
-
     _audit(
         arguments.pipeline,
-        clip,
+        clip_loader(arguments.clip, arguments.clip_weights, arguments.device),
         settings,
         writable(arguments.out),
         resume=arguments.resume,
         model_name=arguments.pipeline.name,
-        device=_device(arguments.device),
+        device=arguments.device,
         dtype=arguments.dtype,
     )
 
 
-def _device(name: str | None) -> str:
-    import torch
-
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        usable = torch.empty(1, device=name).device.type != "meta"
-    # Torch raises AssertionError where it was built without the kind of device.
-    except (RuntimeError, AssertionError, ValueError, NotImplementedError):
-        usable = False
-    if not usable:
-        raise HapaxError(f"There is no device {name!r} here that torch can use; give cpu, cuda or cuda:1.")
-    return name
-
-
 def _audit(
     pipeline: Path,
-    clip: Any,
+    clip: Callable[[], ClipEmbedder],
     settings: AuditSettings,
     out: Path,
     *,
     resume: bool,
     model_name: str,
-    device: str = "cpu",
+    device: str | None = "cpu",
     dtype: str = "float32",
     credits: Sequence[str] = (),
 ) -> None:
-    import torch
-
     from ..audit import Audit
-    from ..backends.diffusers import DiffusersBackend
     from ..distributed import process_group, rank
     from ..report import load_audit
 
-    quiet()
     embedder = clip()
     with process_group(), closing(Bars()) as bars:
-        backend = DiffusersBackend.from_folder(pipeline, dtype=getattr(torch, dtype), device=device)
+        backend = load_backend(pipeline, device, dtype)
         audit = Audit(backend, embedder, settings, out, bars, model_name, credits)
         report = audit.run(resume=resume, command=command_line(["hapax", *sys.argv[1:]]))
         bars.close()

@@ -1,4 +1,4 @@
-"""Shared by the commands: a parser that fails in one sentence, progress bars, the files that people name."""
+"""Shared by the commands: a parser that fails in one sentence, progress bars, the files and models people name."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import argparse
 import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..distributed import rank
 from ..errors import HapaxError
+
+if TYPE_CHECKING:
+    from ..backends.diffusers import DiffusersBackend
+    from ..embed import ClipEmbedder
 
 
 class Parser(argparse.ArgumentParser):
@@ -127,6 +131,78 @@ def add_common(parser: argparse.ArgumentParser, out: str | None = None) -> None:
     """`--out` and `--seed`, which every command takes."""
     parser.add_argument("--out", type=some_path, required=out is None, default=out and Path(out), metavar="DIR")
     parser.add_argument("--seed", type=Whole(0), default=0, metavar="N", help="of everything random (default: 0)")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """`--device` and `--dtype`, which `load_backend` understands."""
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+
+
+def add_clip(parser: argparse.ArgumentParser, default: str) -> None:
+    """`--clip` and `--clip-weights`, which `clip_loader` understands."""
+    words = f"open_clip architecture, or hapax-emoji, which ships (default: {default})"
+    parser.add_argument("--clip", default=default, metavar="NAME", help=words)
+    parser.add_argument("--clip-weights", type=some_path, metavar="FILE", help="its weights, a local .safetensors file")
+
+
+def usable_device(name: str | None) -> str:
+    """The device asked for; without one cuda, if there is one, or the CPU.
+
+    Raises:
+        HapaxError: torch can't use it.
+    """
+    import torch
+
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        usable = torch.empty(1, device=name).device.type != "meta"
+    # Torch raises AssertionError where it was built without the kind of device.
+    except (RuntimeError, AssertionError, ValueError, NotImplementedError):
+        usable = False
+    if not usable:
+        raise HapaxError(f"There is no device {name!r} here that torch can use; give cpu, cuda or cuda:1.")
+    return name
+
+
+def load_backend(pipeline: Path, device: str | None = None, dtype: str = "float32") -> DiffusersBackend:
+    """Load a diffusers folder on a device, without the libraries' own notes.
+
+    Raises:
+        HapaxError: no such device, or no pipeline that can be loaded.
+    """
+    import torch
+
+    from ..backends.diffusers import DiffusersBackend
+
+    quiet()
+    return DiffusersBackend.from_folder(pipeline, dtype=getattr(torch, dtype), device=usable_device(device))
+
+
+def clip_loader(name: str, weights: Path | None, device: str | None) -> Callable[[], ClipEmbedder]:
+    """A function that loads the CLIP model asked for: the one that ships, or open_clip's with a file of weights.
+
+    Raises:
+        HapaxError: no such device, or weights are missing or too many. What is wrong with the file is said on loading.
+    """
+    from ..embed import ClipEmbedder
+    from ..emoji import CLIP_NAME, load_clip
+
+    place = usable_device(device)
+    if weights is None and name != CLIP_NAME:
+        raise HapaxError(
+            f"No weights were given for the CLIP model {name}; nothing is downloaded here, "
+            "so give a local .safetensors file with --clip-weights."
+        )
+    if weights is None:
+        return load_clip
+    if name == CLIP_NAME:
+        raise HapaxError(
+            f"--clip-weights gives weights, but those of the CLIP model {CLIP_NAME} ship; "
+            "name the open_clip architecture that they are of with --clip, or leave them out."
+        )
+    return lambda: ClipEmbedder.load(name, weights, place)
 
 
 def read_lines(path: Path, what: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HapaxError
-from .common import Bars, Number, Parser, Whole, add_common, quiet, read_lines, some_path, writable
+from .common import Bars, Number, Parser, Whole, add_common, add_device, load_backend, read_lines, some_path, writable
 
 
 def add_directions(commands: Any) -> None:
@@ -83,18 +83,7 @@ def _add_model(parser: Parser) -> None:
     parser.add_argument("--guidance", type=Number(0), metavar="G", help="default: the pipeline's; 1 costs half")
     parser.add_argument("--site", default="mid", help="where to record (default: mid)")
     parser.add_argument("--batch-size", type=Whole(1), default=8, metavar="N")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-
-
-def _backend(pipeline: Path, device: str | None = None, dtype: str = "float32") -> Any:
-    import torch
-
-    from ..backends.diffusers import DiffusersBackend
-
-    quiet()
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return DiffusersBackend.from_folder(pipeline, dtype=getattr(torch, dtype), device=device)
+    add_device(parser)
 
 
 def _recipe(arguments: argparse.Namespace, bars: Bars) -> dict[str, Any]:
@@ -111,7 +100,7 @@ def run_build(arguments: argparse.Namespace) -> None:
     captions, out = read_bank(arguments.bank), writable(arguments.out)
     with process_group(), closing(Bars()) as bars:
         index = CaptionIndex.build(
-            _backend(arguments.pipeline, arguments.device, arguments.dtype),
+            load_backend(arguments.pipeline, arguments.device, arguments.dtype),
             captions,
             neutral=arguments.neutral,
             whiten=arguments.whiten,
@@ -159,7 +148,7 @@ def run_describe(arguments: argparse.Namespace) -> None:
     index = CaptionIndex.load(arguments.index)
     pictures, against = ([_picture(path) for path in paths] for paths in (arguments.pictures, arguments.against))
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
-    backend = _backend(arguments.pipeline)
+    backend = load_backend(arguments.pipeline)
     _print_naming(index.describe(pictures, against or None, arguments.k, backend=backend, seeds=seeds))
 
 
@@ -171,7 +160,7 @@ def run_compass(arguments: argparse.Namespace) -> None:
 
     prompts, out = read_lines(arguments.prompts, "prompts"), writable(arguments.out)
     with process_group(), closing(Bars()) as bars:
-        backend = _backend(arguments.pipeline, arguments.device, arguments.dtype)
+        backend = load_backend(arguments.pipeline, arguments.device, arguments.dtype)
         recipe = _recipe(arguments, bars)
         readings = compare(backend, prompts, arguments.poles, folder=out / "compass-recording", **recipe)
         bars.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HapaxError
-from .common import Bars, Parser, add_common, quiet, read_lines, writable
+from .common import Bars, Parser, add_clip, add_common, add_device, clip_loader, load_backend, read_lines, writable
 
 if TYPE_CHECKING:
     from ..backends.diffusers import DiffusersBackend
@@ -26,8 +26,7 @@ def add_invdiff(commands: Any) -> None:
     source.add_argument("--pictures", type=Path, metavar="DIR", help="pictures with a caption (.txt) beside each")
     train.add_argument("--images", type=int, default=1000, metavar="N", help="made a prompt (default: 1000)")
     train.add_argument("--by", choices=("clip", "losses"), default="losses", help="what groups are inferred from")
-    train.add_argument("--clip", default=None, metavar="NAME", help="open_clip model (default: the emoji world's)")
-    train.add_argument("--clip-weights", type=Path, metavar="FILE", help="its weights, .safetensors")
+    add_clip(train, "hapax-emoji")
     train.add_argument("--groups", type=int, default=32, metavar="N", help="a prompt (default: 32)")
     train.add_argument("--site", default="mid", help="where the module acts (default: mid)")
     train.add_argument("--train-steps", type=int, default=1500, metavar="N", help="default: 1500")
@@ -62,20 +61,14 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures at once (default: 8)")
     parser.add_argument("--height", type=int, metavar="PX")
     parser.add_argument("--width", type=int, metavar="PX")
-    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    add_device(parser)
 
 
 def _model(arguments: argparse.Namespace) -> tuple[DiffusersBackend, Sampling]:
-    import torch
-
-    from ..backends.diffusers import DiffusersBackend
     from ..collect import Sampling
 
-    quiet()
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     size = {name: getattr(arguments, name) for name in ("height", "width") if getattr(arguments, name)}
-    backend = DiffusersBackend.from_folder(arguments.pipeline, dtype=getattr(torch, arguments.dtype), device=device)
+    backend = load_backend(arguments.pipeline, arguments.device, arguments.dtype)
     return backend, Sampling(arguments.steps, arguments.guidance, arguments.batch_size, size)
 
 
@@ -98,30 +91,17 @@ def run_train(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     prompts = read_lines(arguments.prompts, "prompts") if arguments.prompts else ()
+    clip = clip_loader(arguments.clip, arguments.clip_weights, arguments.device) if arguments.by == "clip" else None
     with process_group(), closing(Bars()) as bars:
         backend, sampling = _model(arguments)
         settings = SessionSettings(
             prompts, arguments.pictures, arguments.images, sampling, arguments.groups, arguments.by, arguments.seed
         )
-        session = GuidanceSession(backend, settings, config, writable(arguments.out), bars, _clip(arguments))
+        session = GuidanceSession(backend, settings, config, writable(arguments.out), bars, clip)
         path = session.run(resume=arguments.resume)
         bars.close()
         if rank() == 0:
             print(f"wrote {path}")
-
-
-def _clip(arguments: argparse.Namespace) -> Any:
-    """A function that loads the CLIP model asked for."""
-    from ..embed import ClipEmbedder
-    from ..emoji import CLIP_NAME, load_clip
-
-    if arguments.by != "clip":
-        return None
-    if arguments.clip in (None, CLIP_NAME) and arguments.clip_weights is None:
-        return load_clip
-    if arguments.clip is None or arguments.clip_weights is None:
-        raise HapaxError("Only one of --clip and --clip-weights was given; nothing is downloaded here, give both.")
-    return lambda: ClipEmbedder.load(arguments.clip, arguments.clip_weights, arguments.device or "cpu")
 
 
 def run_sample(arguments: argparse.Namespace) -> None:

@@ -10,8 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import HapaxError
-from .common import Bars, Number, Parser, Whole, add_common, command_line, some_path, writable
+from .common import Bars, Number, Parser, Whole, add_clip, add_common, clip_loader, command_line, some_path, writable
 
 if TYPE_CHECKING:
     from ..embed import ClipEmbedder
@@ -34,10 +33,7 @@ def add_sce(commands: Any) -> None:
         help="JSONL with file_name and prompt, one prompt a line in the pictures' order, one line for all, or a "
         "folder of .txt files (default: a .txt beside each picture)",
     )
-    parser.add_argument(
-        "--clip", default="hapax-emoji", metavar="NAME", help="open_clip architecture, such as ViT-L-14"
-    )
-    parser.add_argument("--clip-weights", type=some_path, metavar="FILE", help="its weights, a local .safetensors file")
+    add_clip(parser, "hapax-emoji")
     parser.add_argument("--kernel", choices=("cosine", "gaussian"), default="cosine")
     parser.add_argument("--sigma", type=Number(0), help="of the Gaussian kernel; embeddings have the norm 1")
     parser.add_argument("--ridge", type=Number(0), help="of the regression on the prompts (default: 0.001)")
@@ -55,7 +51,8 @@ def run_sce(arguments: argparse.Namespace) -> None:
     from ..durable import write_file
     from ..sce.folder import embed_pairs, pair
 
-    pairing, out, clip = pair(arguments.images, arguments.prompts), writable(arguments.out), _clip(arguments)
+    pairing, out = pair(arguments.images, arguments.prompts), writable(arguments.out)
+    clip = clip_loader(arguments.clip, arguments.clip_weights, arguments.device)()
     with closing(Bars()) as bars:
         data = embed_pairs(arguments.images, pairing, clip, batch_size=arguments.batch_size, progress=bars)
     found = _measured(arguments, data) | _files(pairing, data) | _provenance(arguments, clip)
@@ -96,20 +93,6 @@ def _measured(arguments: argparse.Namespace, data: Embedded) -> dict[str, Any]:
         "modes": [_mode(mode, data) for mode in modes],
         "notes": [str(note.message) for note in notes],
     }
-
-
-def _clip(arguments: argparse.Namespace) -> ClipEmbedder:
-    from ..embed import ClipEmbedder
-    from ..emoji import CLIP_NAME, load_clip
-
-    if arguments.clip_weights is not None:
-        return ClipEmbedder.load(arguments.clip, arguments.clip_weights, arguments.device)
-    if arguments.clip == CLIP_NAME:
-        return load_clip()
-    raise HapaxError(
-        f"No weights were given for the CLIP model {arguments.clip}; nothing is downloaded here, "
-        "so give a local .safetensors file with --clip-weights."
-    )
 
 
 def _mode(mode: Mode, data: Embedded) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def test_the_whole_way(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
         (("lookup", "--index", folder / "bank.txt", "--caption", "x"), "bank.txt is no safetensors"),
         (("lookup", "--index", index, "--caption", "a cat", "--direction", index), "not allowed with"),
         (("build", *model, "--bank", folder / "gone.txt"), "can't be read"),
+        (("build", *model, "--device", "nonsense"), "There is no device 'nonsense'"),
         (("compass", *model, "--prompts", folder / "prompts.txt", "--poles", "x"), "at least 2"),
         (("describe", "--index", index, "--pipeline", folder / "model", "--pictures", index), "no picture"),
     ):

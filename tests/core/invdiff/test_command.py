@@ -63,7 +63,9 @@ def test_a_finished_training_is_not_begun_again_unasked(pipeline, prompts, tmp_p
     ("more", "words"),
     [
         (("--site", "double.3"), "There is no site 'double.3'"),
-        (("--by", "clip", "--clip", "ViT-B-32"), "give both"),
+        (("--by", "clip", "--clip", "ViT-B-32"), "No weights were given for the CLIP model ViT-B-32"),
+        (("--by", "clip", "--clip-weights", "its.safetensors"), "name the open_clip architecture"),
+        (("--device", "nonsense"), "There is no device 'nonsense'"),
         (("--images", "0"), "no prompts or no seeds"),
         (("--lr", "0"), "lr is 0.0"),
     ],

@@ -171,6 +171,7 @@ def test_command_agrees_with_the_library(folder: Path, tmp_path: Path):
     ("options", "said"),
     [
         (["--clip", "ViT-B-32"], "No weights were given for the CLIP model ViT-B-32"),
+        (["--device", "nonsense"], "There is no device 'nonsense'"),
         (["--kernel", "gaussian"], "needs sigma"),
         (["--ridge", "0"], "ridge is 0"),
         (["--folds", "40"], "blocks can't be made of 12 pairs"),
