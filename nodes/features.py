@@ -22,6 +22,7 @@ from . import devices
 from .autoencoder import LOADER, train
 from .schema import ACTIVATIONS, CLIP_SCORER, FEATURES, SAE, io, progress, schema, to_image, widget
 from .scoring import Scorer
+from .widgets import EXACT, feature_widget, seed_widget
 
 _SEARCH = ["hapax", "rare", "feature", "minority", "bias", "audit"]
 # Pictures between two movements of the progress bar.
@@ -75,14 +76,9 @@ class FindRareFeatures(io.ComfyNode):
                     max=100000,
                     tooltip="On fewer pictures nothing is called rare, because it may be chance.",
                 ),
-                widget(
-                    io.Int,
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**53 - 1,
-                    control_after_generate=False,
-                    tooltip="Of the random pictures that features are compared with, and of training, if there is any.",
+                seed_widget(
+                    "Of the random pictures that features are compared with, and of training, if there is any.",
+                    most=EXACT,
                 ),
                 widget(
                     io.Combo,
@@ -211,12 +207,7 @@ class ShowFeature(io.ComfyNode):
             search_aliases=[*_SEARCH, "heatmap", "exemplars"],
             inputs=[
                 FEATURES.Input("features", tooltip="From Find Rare Features."),
-                widget(
-                    io.String,
-                    "feature",
-                    default="1",
-                    tooltip="Which one: its number in the list, or its name, as in: line sketch.",
-                ),
+                feature_widget(),
                 widget(
                     io.Float,
                     "opacity",

@@ -1,96 +1,23 @@
-"""Nodes that take a prompt out of embeddings, or keep only what it explains, and show what that leaves."""
+"""Nodes that take a prompt out of embeddings, or keep only what it explains."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import torch
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
-from ..core.contact_sheet import Row, draw_sheet
 from ..core.errors import HapaxError
-from ..core.sce import MAP_RIDGE, PromptMap, fit_prompt_map
 from .embeddings import PICTURES, TEXTS, Embeddings, embed_texts, lines_of, prompts_for
-from .schema import EMBEDDINGS, io, schema, to_image, widget
-from .scoring import Scorer
+from .prompt_map import PROMPT_MAP, SEARCH, FittedMap
+from .schema import EMBEDDINGS, io, schema, widget
 
-PROMPT_MAP = io.Custom("HAPAX_PROMPT_MAP")
-_SEARCH = ["hapax", "embedding", "remove prompt", "remove subject", "concept erasure", "debias"]
 _POOLED = "pooled_output"
 # What is done to rows [n, d], given the embeddings [n, d] of their prompts.
 Edit = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class FittedMap:
-    """A prompt map, the model whose embeddings it fits, and what they are of: PICTURES or TEXTS."""
-
-    map: PromptMap
-    scorer: Scorer
-    kind: str
-
-
-class FitPromptMap(io.ComfyNode):
-    """Fit Prompt Map."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Say what goes in and comes out."""
-        return schema(
-            "FitPromptMap",
-            "Fit Prompt Map",
-            "diversity",
-            description="Learn what prompts say about embeddings, so that it can be removed from them or kept. Give it "
-            "embeddings of many pictures of several prompts.",
-            search_aliases=[*_SEARCH, "regression"],
-            inputs=[
-                EMBEDDINGS.Input(
-                    "embeddings",
-                    tooltip="From Embed Images or Embed Texts, with prompts: at least two, with several pictures each.",
-                ),
-                widget(
-                    io.Float,
-                    "ridge",
-                    default=MAP_RIDGE,
-                    min=1e-9,
-                    max=1.0,
-                    step=1e-6,
-                    round=False,
-                    advanced=True,
-                    tooltip="Raise it to 0.001 or so where nearly all prompts differ, or the map learns noise.",
-                ),
-            ],
-            outputs=[
-                PROMPT_MAP.Output(
-                    "PROMPT_MAP", display_name="prompt_map", tooltip="For Remove Prompt and Keep Prompt."
-                ),
-                io.String.Output(
-                    "INFO", display_name="info", tooltip="What it was fitted on, and how much it explains."
-                ),
-            ],
-        )
-
-    @classmethod
-    def execute(cls, embeddings: Embeddings, ridge: float) -> io.NodeOutput:
-        """Fit."""
-        if not embeddings.prompts:
-            raise HapaxError(
-                f"The {embeddings.kind} came without prompts; write them into the node that embedded them."
-            )
-        scorer = embeddings.scorer
-        texts = embed_texts(embeddings.prompts, scorer)
-        meta = {"clip": {"name": scorer.name, "fingerprint": scorer.fingerprint}, "kind": embeddings.kind}
-        made = fit_prompt_map(embeddings.vectors, texts, ridge=ridge, meta=meta)
-        rest = made.remove(embeddings.vectors, texts).double().square().sum() / embeddings.vectors.square().sum()
-        info = (
-            f"{made.n:,} {embeddings.kind} of {made.unique_texts} prompts by {scorer.name}: "
-            f"the prompts explain {100 * (1 - float(rest)):.1f} % of them"
-        )
-        return io.NodeOutput(FittedMap(made, scorer, embeddings.kind), info)
 
 
 def _inputs(what: str) -> list[Any]:
@@ -142,7 +69,7 @@ class RemovePrompt(io.ComfyNode):
             "diversity",
             description="Take what a prompt says out of an embedding, and leave the rest: a picture of a firefighter "
             "at night without the firefighter. For Hapax embeddings, CLIP vision outputs and pooled conditionings.",
-            search_aliases=[*_SEARCH, "subtract concept", "negative"],
+            search_aliases=[*SEARCH, "subtract concept", "negative"],
             inputs=[
                 *_inputs("remove"),
                 widget(
@@ -200,7 +127,7 @@ class KeepPrompt(io.ComfyNode):
             "diversity",
             description="Keep only what a prompt says of an embedding: what all pictures of a firefighter have in "
             "common. With nothing wired but the map, it makes that embedding from the prompt alone.",
-            search_aliases=[*_SEARCH, "keep prompt", "average"],
+            search_aliases=[*SEARCH, "keep prompt", "average"],
             inputs=_inputs("keep"),
             outputs=_outputs(),
         )
@@ -321,89 +248,4 @@ def _quoted(prompts: list[str]) -> str:
     return f'"{prompts[0]}"' if len(set(prompts)) == 1 else "their prompts"
 
 
-class NearestPictures(io.ComfyNode):
-    """Nearest Pictures."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Say what goes in and comes out."""
-        return schema(
-            "NearestPictures",
-            "Nearest Pictures",
-            "diversity",
-            description="Find the pictures that are nearest to an embedding, of a picture or of words. After Remove "
-            "Prompt it shows two lines: what was nearest before, and what is nearest now.",
-            search_aliases=[*_SEARCH, "similar pictures", "search", "retrieval", "neighbours"],
-            inputs=[
-                EMBEDDINGS.Input("query", tooltip="What to look for; one line of the sheet, or two, for each."),
-                EMBEDDINGS.Input("pictures", tooltip="Where to look: embeddings of pictures."),
-                widget(io.Int, "count", default=7, min=1, max=30, tooltip="How many pictures to show for each."),
-                widget(io.Int, "queries", default=4, min=1, max=50, tooltip="For how many of the queries, at most."),
-            ],
-            outputs=[
-                io.Image.Output("SHEET", display_name="sheet", tooltip="The nearest pictures, nearest first."),
-                io.String.Output("TABLE", display_name="table", tooltip="Their numbers and cosines."),
-            ],
-        )
-
-    @classmethod
-    def execute(cls, query: Embeddings, pictures: Embeddings, count: int, queries: int) -> io.NodeOutput:
-        """Search, and draw."""
-        if not pictures.pictures:
-            raise HapaxError("There are no pictures to look among, only texts; wire embeddings of pictures.")
-        if query.scorer.fingerprint != pictures.scorer.fingerprint:
-            raise HapaxError(
-                f"The query is of {query.scorer.name}, the pictures are of {pictures.scorer.name}; use one CLIP scorer."
-            )
-        shown = min(queries, len(query))
-        # Before the change the query is looked for among the pictures as they were then.
-        lines = [(query, pictures)]
-        if query.before is not None:
-            lines.insert(0, (query.before, pictures.before or pictures))
-        found = [_nearest(asked, among, shown, count) for asked, among in lines]
-        rows = [_row(i, query, pictures, [line[i] for line in found], count) for i in range(shown)]
-        subtitle = f"above: as it was, below: {query.change}" if query.before else f"among {len(pictures):,} pictures"
-        sheet = draw_sheet("Nearest pictures", subtitle, rows, columns=count + 1)
-        return io.NodeOutput(to_image([sheet]), "\n".join(_lines(query, found, shown)))
-
-
-Found = list[tuple[int, float]]
-
-
-def _nearest(query: Embeddings, among: Embeddings, shown: int, count: int) -> list[Found]:
-    """For each query the numbers and cosines of its nearest pictures; a picture isn't its own neighbour."""
-    unit = torch.nn.functional.normalize
-    cosines = unit(query.vectors[:shown].float(), dim=1) @ unit(among.vectors.float(), dim=1).T
-    for i, picture in enumerate(query.pictures[:shown]):
-        for j, other in enumerate(among.pictures):
-            if torch.equal(picture, other):
-                cosines[i, j] = -torch.inf
-    values, indices = cosines.topk(min(count, len(among)), dim=1)
-    return [
-        [(j, value) for j, value in zip(*row, strict=True) if value > -torch.inf]
-        for row in zip(indices.tolist(), values.tolist(), strict=True)
-    ]
-
-
-def _row(i: int, query: Embeddings, pictures: Embeddings, lines: list[Found], count: int) -> Row:
-    blank, shown = torch.empty(0), []
-    for number, line in enumerate(lines):
-        shown.append(query.pictures[i] if query.pictures and not number else blank)
-        shown += [pictures.pictures[j] for j, _ in line] + [blank] * (count - len(line))
-    words = ["first: the picture itself"] if query.pictures else []
-    words += [query.names[i]] if query.names else []
-    words += ["above: nearest as it was", "below: nearest now"] if len(lines) > 1 else ["its nearest pictures"]
-    kind = "picture" if query.pictures else {PICTURES: "embedding", TEXTS: "text"}[query.kind]
-    return Row(kind, words, shown, badge=str(i + 1))
-
-
-def _lines(query: Embeddings, found: list[list[Found]], shown: int) -> list[str]:
-    names = ["as it was", query.change] if len(found) > 1 else ["nearest"]
-    return [
-        f"{i + 1} {name}: " + ", ".join(f"{j + 1} ({cosine:.2f})" for j, cosine in line[i])
-        for i in range(shown)
-        for name, line in zip(names, found, strict=True)
-    ]
-
-
-NODES = [FitPromptMap, RemovePrompt, KeepPrompt, NearestPictures]
+NODES = [RemovePrompt, KeepPrompt]

@@ -13,9 +13,12 @@ from hapax.core.emoji.world import load_world
 from hapax.core.errors import HapaxError
 from hapax.core.sce import rke_score, schur_complement_entropy, vendi_score
 from hapax.nodes.accumulating import SCEAccumulate
-from hapax.nodes.diversity import DiversityModes, SCEScore, VendiScore
+from hapax.nodes.diversity import SCEScore, VendiScore
 from hapax.nodes.embeddings import EmbedImages, EmbedTexts, embed_texts, prompts_for
-from hapax.nodes.prompt_removal import FitPromptMap, KeepPrompt, NearestPictures, RemovePrompt
+from hapax.nodes.modes import DiversityModes
+from hapax.nodes.nearest_pictures import NearestPictures
+from hapax.nodes.prompt_map import FitPromptMap
+from hapax.nodes.prompt_removal import KeepPrompt, RemovePrompt
 
 pytestmark = pytest.mark.usefixtures("as_the_server_runs")
 

@@ -11,8 +11,9 @@ from hapax.core.errors import HapaxError
 from hapax.core.sae import export_saelens
 from hapax.core.taps import Recorder
 from hapax.nodes import folders
-from hapax.nodes.autoencoder import EncodeWithSAE, LoadSAE, SAEInfo, SaveSAE, TrainSAE
+from hapax.nodes.autoencoder import LoadSAE, SAEInfo, SaveSAE, TrainSAE
 from hapax.nodes.comfy_taps import add_tap
+from hapax.nodes.encoding import EncodeWithSAE
 from hapax.nodes.probing import probe, sigma_at
 
 pytestmark = pytest.mark.usefixtures("as_the_server_runs")
