@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import HapaxError
+from .sites import Site
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,34 @@ def compose(taps: Sequence[Tap]) -> Tap:
         return h
 
     return chain
+
+
+def applied(tap: Tap, site: Site, whole: Tensor, before: Tensor | None, step: Step) -> Tensor:
+    """What a tap makes of a block's output; `whole` itself where it changes nothing.
+
+    Args:
+        tap: what is done.
+        site: where; its kind says whether `before` is given.
+        whole: `[B, C, H, W]` or `[B, T, C]`, the output.
+        before: like `whole`, the block's input, at sites of kind `update`: the tap gets the difference.
+        step: when and for whom.
+
+    Raises:
+        HapaxError: the tap returns another shape or dtype than it got.
+
+    >>> block, ones = Site("mid", "update", 1, "img"), torch.ones(1, 1, 1)
+    >>> applied(lambda h, step: 2 * h, block, whole=3 * ones, before=ones, step=None)
+    tensor([[[5.]]])
+    """
+    h = whole if before is None else whole - before
+    edited = tap(h, step)
+    if edited is None or edited is h:
+        return whole
+    if edited.shape != h.shape or edited.dtype != h.dtype:
+        got, gave = (f"{tuple(each.shape)} of {each.dtype}" for each in (h, edited))
+        raise HapaxError(f"A tap at {site} got {got} and returned {gave}; return shape and dtype as got.")
+    # Added, not put in the update's place: where the tap changed nothing, adding zero is exact.
+    return edited if before is None else whole + (edited - h)
 
 
 @dataclass

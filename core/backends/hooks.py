@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import HapaxError
 from ..sites import Site, site_module
-from ..taps import Step, Tap
+from ..taps import Step, Tap, applied
 from .schedules import TrainingSchedule
 
 # Each block class of diffusers returns its streams in an order of its own; this is where the picture's is.
@@ -122,16 +122,10 @@ class _Hooks:
             stream = _stream(module, site, output)
             whole = output if stream is None else output[stream]
             before = _argument(args, kwargs, (0, "hidden_states")) if site.kind == "update" else None
-            h = whole if before is None else whole - before
-            grid = tuple(h.shape[2:]) if h.ndim == 4 else self.step.grid
-            edited = tap(h, replace(self.step, grid=grid))
-            if edited is None or edited is h:
+            grid = tuple(whole.shape[2:]) if whole.ndim == 4 else self.step.grid
+            new = applied(tap, site, whole, before, replace(self.step, grid=grid))
+            if new is whole:
                 return None
-            if edited.shape != h.shape or edited.dtype != h.dtype:
-                got, gave = (f"{tuple(each.shape)} of {each.dtype}" for each in (h, edited))
-                raise HapaxError(f"A tap at {site} got {got} and returned {gave}; return shape and dtype as got.")
-            # Added, not put in the update's place: where the tap changed nothing, adding zero is exact.
-            new = edited if before is None else whole + (edited - h)
             return new if stream is None else (*output[:stream], new, *output[stream + 1 :])
 
         return hook

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 from hapax.core.errors import HapaxError
-from hapax.core.taps import Recorder, compose, from_tokens, to_tokens
+from hapax.core.sites import Site
+from hapax.core.taps import Recorder, applied, compose, from_tokens, to_tokens
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 3, 5), (2, 15, 6)])
@@ -43,6 +44,21 @@ def test_compose_calls_in_order_and_hands_on_edits(make_step):
 def test_compose_of_recorders_returns_the_same_object(make_step):
     h = torch.ones(1, 2, 3)
     assert compose([lambda h, step: None, lambda h, step: None])(h, make_step(h)) is h
+
+
+@pytest.mark.parametrize("kind", ["output", "update"])
+@pytest.mark.parametrize("change", [lambda h, step: None, lambda h, step: h])
+def test_a_tap_that_changes_nothing_leaves_the_same_object(make_step, kind, change):
+    whole, before = torch.randn(2, 1, 2, 3, 4).unbind()
+    site = Site("mid", kind, 2, "img")
+    assert applied(change, site, whole, before if kind == "update" else None, make_step(whole)) is whole
+
+
+@pytest.mark.parametrize("wrong", [lambda h, step: h[:, :1], lambda h, step: h.double()])
+def test_a_tap_must_return_shape_and_dtype_as_got(make_step, wrong):
+    whole = torch.randn(1, 2, 3, 4)
+    with pytest.raises(HapaxError, match=r"A tap at mid got \(1, 2, 3, 4\) of torch.float32 and returned"):
+        applied(wrong, Site("mid", "output", 2, "img"), whole, None, make_step(whole))
 
 
 def recorded(recorder, make_step, calls):
