@@ -16,7 +16,14 @@ import torch
 from hapax.core.emoji import DEMO, MODEL_FOLDER, load_clip
 from hapax.core.emoji.render import render_all, shifts
 from hapax.core.emoji.world import load_world
-from hapax.core.sce import fit_prompt_map, sce_interval, schur_complement_entropy, vendi_score
+from hapax.core.sce import (
+    fit_prompt_map,
+    linear_probe,
+    official_map,
+    sce_interval,
+    schur_complement_entropy,
+    vendi_score,
+)
 from PIL import Image
 from torch import Tensor
 
@@ -66,29 +73,6 @@ def concepts(image: Tensor, text: Tensor) -> None:
         print(f"{count:>4} concepts {now[0]:8.3f} ({moves[0]:+.0f} %) {now[1]:8.2f} ({moves[1]:+.0f} %)")
 
 
-def probe(x: Tensor, y: Tensor, train: Tensor) -> float:
-    """Held-out accuracy of multinomial regression on standardised embeddings."""
-    x = torch.cat([(x - x[train].mean(0)) / (x[train].std(0) + 1e-12), torch.ones(len(x), 1)], 1).float()
-    weights = torch.zeros(x.shape[1], int(y.max()) + 1, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weights], max_iter=150, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        value = torch.nn.functional.cross_entropy(x[train] @ weights, y[train]) + 1e-4 * weights.square().sum()
-        value.backward()
-        return value
-
-    optimiser.step(loss)
-    return float(((x[~train] @ weights).argmax(1) == y[~train]).float().mean())
-
-
-def column_cosine(image: Tensor, text: Tensor) -> Tensor:
-    """The published correction: cosines between columns, over d, where covariances belong."""
-    x, y = text.double() / text.double().norm(dim=0), image.double() / image.double().norm(dim=0)
-    d = x.shape[1]
-    return (torch.linalg.pinv(x.T @ x / d + 1e-12 * torch.eye(d, dtype=x.dtype)) @ (x.T @ y / d)).float()
-
-
 def removal(image: Tensor, text: Tensor) -> None:
     rng = np.random.default_rng(0)
     job, look, shift = (torch.from_numpy(rng.integers(k, size=2000)) for k in (10, LOOKS, SHIFTS))
@@ -101,12 +85,12 @@ def removal(image: Tensor, text: Tensor) -> None:
     forms = {
         "embedding": x,
         "prompt removed": fit_prompt_map(x[train], prompts[train]).remove(x, prompts),
-        "column cosines (published)": x - prompts @ column_cosine(x[train], prompts[train]),
+        "column cosines (published)": x - prompts @ official_map(x[train], prompts[train]),
     }
     print("\nAccuracy of a linear probe (chance: concept 10 %)")
     print(f"{'':>28}" + "".join(f"{name:>10}" for name in truth))
     for name, form in forms.items():
-        print(f"{name:>28}" + "".join(f"{100 * probe(form, y, train):>9.1f} %" for y in truth.values()))
+        print(f"{name:>28}" + "".join(f"{100 * linear_probe(form, y, train):>9.1f} %" for y in truth.values()))
 
 
 def steered(clip, model: Path, samples: int) -> None:

@@ -6,6 +6,7 @@ from .kernels import DEFAULT_RFF_DIM, Kernel, orthogonal_frequencies
 from .modes import Mode, diversity_modes
 from .pairs import median_distance
 from .prompt_map import MAP_RIDGE, PromptMap, fit_prompt_map
+from .removal import linear_probe, official_map
 from .schur import DEFAULT_RIDGE, SCE, schur_complement_entropy
 from .vendi import rke_score, vendi_score
 
@@ -22,7 +23,9 @@ __all__ = [
     "SchurComplementEntropy",
     "diversity_modes",
     "fit_prompt_map",
+    "linear_probe",
     "median_distance",
+    "official_map",
     "orthogonal_frequencies",
     "rke_score",
     "sce_interval",

@@ -13,7 +13,14 @@ import torch
 from hapax.core.emoji import DEMO, MODEL_FOLDER, load_clip
 from hapax.core.emoji.render import render_all, shifts
 from hapax.core.emoji.world import load_world
-from hapax.core.sce import fit_prompt_map, sce_interval, schur_complement_entropy, vendi_score
+from hapax.core.sce import (
+    fit_prompt_map,
+    linear_probe,
+    official_map,
+    sce_interval,
+    schur_complement_entropy,
+    vendi_score,
+)
 from PIL import Image
 from torch import Tensor
 
@@ -90,30 +97,6 @@ def test_more_concepts_move_it_less_than_half_as_much_as_vendi(seen: Seen, seed:
     assert abs(moves[1]) < moves[2] / 2
 
 
-def probe(x: Tensor, y: Tensor, train: Tensor) -> float:
-    """Held-out accuracy of multinomial regression on standardised embeddings."""
-    x = (x - x[train].mean(0)) / (x[train].std(0) + 1e-12)
-    x = torch.cat([x, torch.ones(len(x), 1)], 1).float()
-    weights = torch.zeros(x.shape[1], int(y.max()) + 1, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weights], max_iter=150, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        value = torch.nn.functional.cross_entropy(x[train] @ weights, y[train]) + 1e-4 * weights.square().sum()
-        value.backward()
-        return value
-
-    optimiser.step(loss)
-    return float(((x[~train] @ weights).argmax(1) == y[~train]).float().mean())
-
-
-def column_cosine(image: Tensor, text: Tensor) -> Tensor:
-    """The published correction: both matrices hold the cosines between columns, over d, and a pseudo-inverse."""
-    x, y = text.double(), image.double()
-    x, y, d = x / x.norm(dim=0), y / y.norm(dim=0), x.shape[1]
-    return torch.linalg.pinv(x.T @ x / d + 1e-12 * torch.eye(d, dtype=x.dtype)) @ (x.T @ y / d)
-
-
 def test_concept_is_removed_and_attributes_stay(seen: Seen):
     rng = np.random.default_rng(0)
     job, look, shift = (torch.from_numpy(rng.integers(k, size=2000)) for k in (10, COMBINATIONS, 3))
@@ -124,12 +107,12 @@ def test_concept_is_removed_and_attributes_stay(seen: Seen):
         values = sorted({kind[name] for kind in kinds})
         attributes[name] = torch.tensor([values.index(kind[name]) for kind in kinds])
     rest = fit_prompt_map(image[train], text[train]).remove(image, text)
-    assert probe(image, job, train) > 0.95
-    assert probe(rest, job, train) < 0.15  # chance is .10
+    assert linear_probe(image, job, train) > 0.95
+    assert linear_probe(rest, job, train) < 0.15  # chance is .10
     for y in attributes.values():
-        assert probe(rest, y, train) > probe(image, y, train) - 0.05
-    published = image - text @ column_cosine(image[train], text[train]).float()
-    assert probe(published, job, train) > 0.5
+        assert linear_probe(rest, y, train) > linear_probe(image, y, train) - 0.05
+    published = image - text @ official_map(image[train], text[train])
+    assert linear_probe(published, job, train) > 0.5
 
 
 @pytest.mark.skipif(

@@ -1,0 +1,52 @@
+"""The probe finds what embeddings say and nothing else; the published correction is as its code has it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hapax.core.errors import HapaxError
+from hapax.core.sce import fit_prompt_map, linear_probe, official_map
+
+
+def test_the_probe_finds_what_is_said_and_only_that():
+    generator = torch.Generator().manual_seed(0)
+    said, unsaid = (torch.randint(3, (900,), generator=generator) for _ in range(2))
+    x = torch.randn(900, 8, generator=generator)
+    x[:, :3] += 4 * torch.nn.functional.one_hot(said, 3)
+    # A column that is the same in all rows has no spread to divide by.
+    x = torch.cat([x, torch.ones(900, 1)], 1)
+    train = torch.arange(900) % 2 == 0
+    assert linear_probe(x, said, train) > 0.95
+    # Chance is 1/3, of 450 rows: three standard errors are .067.
+    assert linear_probe(x, unsaid, train) < 1 / 3 + 0.067
+
+
+def test_removal_brings_the_probe_to_chance_and_the_published_correction_does_not(make_pairs):
+    image, text = make_pairs(n=800, d=12, prompts=4)
+    prompt = torch.unique(text, dim=0, return_inverse=True)[1]
+    train = torch.arange(800) % 3 > 0
+    rest = fit_prompt_map(image[train], text[train]).remove(image, text)
+    assert linear_probe(image, prompt, train) > 0.95
+    assert linear_probe(rest, prompt, train) < 0.35
+    published = image - text @ official_map(image[train], text[train])
+    assert linear_probe(published, prompt, train) > 0.5
+
+
+def test_the_published_correction_by_explicit_inverse(make_pairs):
+    image, text = make_pairs(n=60, d=5)
+    x, y = text / text.norm(dim=0), image / image.norm(dim=0)
+    assert torch.allclose(official_map(image, text), torch.linalg.inv(x.T @ x) @ (x.T @ y), atol=1e-8)
+    assert official_map(image.float(), text.float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("classes", "flags", "said"),
+    [
+        ([0, 1], [True, False, True], "3 rows, 2 classes and 3 flags"),
+        ([0, 1, 0], [True, True, True], "3 of 3 rows"),
+        ([0, 1, 0], [True, False, False], "1 of 3 rows"),
+    ],
+)
+def test_bad_input(classes: list, flags: list, said: str):
+    with pytest.raises(HapaxError, match=said):
+        linear_probe(torch.ones(3, 2), torch.tensor(classes), torch.tensor(flags))
