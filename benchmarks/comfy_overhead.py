@@ -18,6 +18,15 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# What SD1.5 has more of than the tests' tiny model of its layout.
+SD15 = {
+    "model_channels": 320,
+    "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": [1, 2, 4, 4],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    "context_dim": 768,
+}
 
 
 def enter_comfyui() -> None:
@@ -31,6 +40,8 @@ def enter_comfyui() -> None:
     assert spec.loader is not None
     sys.modules["hapax"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["hapax"])
+    # Where the tests' tiny models are.
+    sys.path.append(str(ROOT / "tests" / "nodes" / "inprocess"))
 
 
 def build_sd15(dtype):
@@ -39,27 +50,9 @@ def build_sd15(dtype):
     import comfy.supported_models
     import torch
     from comfy.model_patcher import ModelPatcher
+    from tiny_models import SD15_UNET
 
-    unet = {
-        "use_checkpoint": False,
-        "image_size": 32,
-        "in_channels": 4,
-        "out_channels": 4,
-        "use_spatial_transformer": True,
-        "legacy": False,
-        "adm_in_channels": None,
-        "model_channels": 320,
-        "num_res_blocks": [2, 2, 2, 2],
-        "channel_mult": [1, 2, 4, 4],
-        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-        "transformer_depth_middle": 1,
-        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-        "use_linear_in_transformer": False,
-        "context_dim": 768,
-        "use_temporal_attention": False,
-        "use_temporal_resblock": False,
-    }
-    config = comfy.supported_models.SD15(unet)
+    config = comfy.supported_models.SD15(SD15_UNET | SD15)
     config.set_inference_dtype(dtype, None)
     model = config.get_model({}, "", device=comfy.model_management.get_torch_device())
     generator = torch.Generator(comfy.model_management.get_torch_device()).manual_seed(0)

@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from hapax.core.backends.diffusers import DiffusersBackend
-from hapax.core.invdiff.data import PictureSet
+from hapax.core.invdiff import GuidanceConfig, PictureSet
 from hapax.core.invdiff.denoiser import Conditioned, frozen
 from hapax.core.invdiff.lessons import Lessons
 from hapax.core.invdiff.objective import group_objective
-from hapax.core.invdiff.training import GuidanceConfig
 from hapax.core.taps import Step
 from torch import Tensor, nn
 
