@@ -61,7 +61,9 @@ def heal(store):
     return [seed for _, seed in lost]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="No fork here: that killed writers lose and double nothing is NOT tested"
+)
 @pytest.mark.parametrize("mode", ["random", "every"])
 def test_killed_writers_lose_and_double_nothing(tmp_path, mode):
     command = [sys.executable, "-P", str(WRITER), mode, str(tmp_path)]

@@ -12,7 +12,9 @@ import pytest
 BENCHMARK = Path(__file__).parents[2] / "benchmarks/kill_resume.py"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="No fork here: that a killed audit resumes to the same bits is NOT tested"
+)
 def test_five_kills(tmp_path: Path) -> None:
     command = [sys.executable, "-P", str(BENCHMARK), "--kills", "5", "--seed", "1"]
     done = subprocess.run(
