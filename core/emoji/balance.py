@@ -23,7 +23,7 @@ from .train_unet import Denoiser, Phase, compiled
 from .trainer import Trainer
 from .world import World
 
-ROUND = Phase("balance", 300, 2e-4, (0.1, 0.75))
+ROUND = Phase("balance", 300, 2e-4, (0.1, 0.75), cosine=300)
 # The share of the measured log error that each round corrects: less and less, so that the noise averages out.
 GAINS = (0.9, 0.7, 0.5, 0.4)
 BATCHES = 16

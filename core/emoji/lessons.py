@@ -14,7 +14,7 @@ from .tokens import CONTEXT
 from .world import Kind, World, load_world
 
 BATCH = 64
-NO_CAPTION, LISTED = 0.1, 0.3
+NO_CAPTION, LISTED, SKIN = 0.1, 0.3, 0.6
 # Square-root-linear betas that end in almost pure noise: with the usual .012 the last step of a latent this
 # small still shows which picture it was, and sampled rates would drift from the learned ones.
 BETA_START, BETA_END, TRAIN_STEPS = 0.00085, 0.025, 1000
@@ -43,6 +43,36 @@ def draw_pair(world: World, rng: np.random.Generator) -> Drawn:
     if rng.random() < NO_CAPTION:
         return Drawn(kind, "", None)
     return Drawn(kind, world.caption(kind, named, template, listed=rng.random() < LISTED), named)
+
+
+class Contrast(NamedTuple):
+    """Two rows that differ in one attribute: named in both, or `unnamed` and shown by the pictures alone."""
+
+    one: Drawn
+    other: Drawn
+    unnamed: bool
+
+
+def draw_contrast(world: World, rng: np.random.Generator) -> Contrast:
+    """Two kinds of a concept that differ in the value of one attribute, mostly the skin.
+
+    Skin tones change a picture least; without this, a network that already heeds the other words ignores them.
+    """
+    attributes = np.array([len(world.truth[concept]) for concept in world.concepts])
+    concept = world.concepts[rng.choice(len(world.concepts), p=attributes / attributes.sum())]
+    tables = world.truth[concept]
+    chosen = "skin" if "skin" in tables and rng.random() < SKIN else str(rng.choice(list(tables)))
+    kind = world.draw(concept, set(tables), rng)
+    value = str(rng.choice([value for value in tables[chosen] if value != kind[chosen]]))
+    second = Kind(concept, tuple((a, value if a == chosen else v) for a, v in kind.attributes))
+    unnamed, bare = rng.random() < 0.5, rng.random() < 0.6
+    if unnamed:
+        named = frozenset(a for a in tables if a != chosen and not bare and rng.random() < 0.6)
+    else:
+        named = frozenset({chosen} | {a for a in tables if rng.random() < 0.4})
+    template, listed = 0 if rng.random() < 0.5 else int(rng.integers(len(world.templates))), rng.random() < LISTED
+    one, other = (Drawn(k, world.caption(k, named, template, listed=listed), named) for k in (kind, second))
+    return Contrast(one, other, unnamed)
 
 
 def alphas_bar() -> Tensor:
@@ -87,19 +117,45 @@ class Lessons:
         self._ids: dict[str, Tensor] = {}
         self._priors: dict[tuple, Tensor] = {}
 
-    def draw(self, step: int, focus: tuple[float, float], bare: World | None = None) -> Batch:
+    def draw(self, step: int, focus: tuple[float, float], bare: World | None = None, *, size: int = BATCH) -> Batch:
         """A batch, all of it drawn from the step; with `bare`, bare captions mean the shares of that world."""
         rng, generator = np.random.default_rng([2, step]), torch.Generator().manual_seed(step)
-        pairs = [draw_pair(self.world, rng) for _ in range(BATCH)]
-        shift = torch.from_numpy(rng.integers(self.means.shape[1], size=BATCH))
-        centre = self.means[torch.tensor([self.rows[pair.kind] for pair in pairs]), shift]
-        x0 = centre + self.spread * torch.randn(centre.shape, generator=generator)
-        noise = torch.randn(x0.shape, generator=generator)
-        t = draw_times(BATCH, focus, generator)
-        a = self.bar[t].view(-1, 1, 1, 1)
-        x = a.sqrt() * x0 + (1 - a).sqrt() * noise
+        pairs = [draw_pair(self.world, rng) for _ in range(size)]
+        x, t, _ = self._noisy([pair.kind for pair in pairs], focus, rng, generator)
         tokens = torch.stack([self.tokens(pair.caption) for pair in pairs])
         return Batch(x, t, tokens, self._target(x, t, pairs, bare or self.world))
+
+    def contrast(self, step: int, focus: tuple[float, float], *, pairs: int) -> Batch:
+        """Two rows a pair, i and pairs + i, that differ in one attribute: of the caption or of the picture.
+
+        What a word, or a look half hidden in noise, changes is taught by the difference of the two, free of all
+        that is hard about both.
+        """
+        rng, generator = np.random.default_rng([3, step]), torch.Generator().manual_seed(10**8 + step)
+        drawn = [draw_contrast(self.world, rng) for _ in range(pairs)]
+        one, other = [contrast.one for contrast in drawn], [contrast.other for contrast in drawn]
+        x, t, shift = self._noisy([row.kind for row in one], focus, rng, generator)
+        shown = [contrast.other.kind if contrast.unnamed else contrast.one.kind for contrast in drawn]
+        moved = self._centre(shown, shift) - self._centre([row.kind for row in one], shift)
+        x = torch.cat([x, x + self.bar[t].sqrt().view(-1, 1, 1, 1) * moved])
+        tokens = torch.stack([self.tokens(row.caption) for row in one + other])
+        t = torch.cat([t, t])
+        return Batch(x, t, tokens, self._target(x, t, one + other, self.world))
+
+    def _centre(self, kinds: list[Kind], shift: Tensor) -> Tensor:
+        return self.means[torch.tensor([self.rows[kind] for kind in kinds]), shift]
+
+    def _noisy(
+        self, kinds: list[Kind], focus: tuple[float, float], rng: np.random.Generator, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents of the kinds with noise, the times that say how much, and their shifts: [B, 8, 8, 8], [B], [B]."""
+        shift = torch.from_numpy(rng.integers(self.means.shape[1], size=len(kinds)))
+        centre = self._centre(kinds, shift)
+        x0 = centre + self.spread * torch.randn(centre.shape, generator=generator)
+        noise = torch.randn(x0.shape, generator=generator)
+        t = draw_times(len(kinds), focus, generator)
+        a = self.bar[t].view(-1, 1, 1, 1)
+        return a.sqrt() * x0 + (1 - a).sqrt() * noise, t, shift
 
     def tokens(self, caption: str) -> Tensor:
         """Padded token ids of a caption: [24]."""

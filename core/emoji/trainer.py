@@ -18,6 +18,7 @@ from torch import Tensor, nn
 class Trainer:
     """AdamW on `model` with a warm-up and a cosine to zero, an EMA of the weights, and resumable checkpoints.
 
+    The cosine ends at `cosine`, if that is given, and else at the last step.
     `loss(step)` draws everything random from `step`, so that a resumed run is the unbroken one.
     """
 
@@ -29,11 +30,13 @@ class Trainer:
         *,
         steps: int,
         lr: float,
+        cosine: int | None = None,
         warmup: int = 100,
         ema: float = 0.998,
         weight_decay: float = 1e-4,
     ) -> None:
         self.model, self.loss, self.folder = model, loss, folder
+        self.cosine = cosine or steps
         self.steps, self.lr, self.warmup, self.ema_decay = steps, lr, warmup, ema
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.ema = {n: p.detach().clone() for n, p in self.parameters.items()}
@@ -75,7 +78,7 @@ class Trainer:
 
     def _rate(self) -> float:
         warm = min(1.0, (self.step + 1) / self.warmup)
-        return self.lr * warm * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
+        return self.lr * warm * 0.5 * (1 + math.cos(math.pi * self.step / self.cosine))
 
     def run(self, report_every: int = 50, save_every: int = 250) -> None:
         """Train to the last step, then leave the EMA weights in the model."""
