@@ -72,11 +72,11 @@ class Pictures:
         return el("svg", el("defs", join(*self._sprite)), class_="sprite", width=0, height=0, aria_hidden="true")
 
     def _store(self, path: str, kind: str) -> _Stored:
-        picture = self._read(path)
+        picture = read_picture(self.folder, path)
         pixelated = max(picture.size) < SMALL
         edge = max(picture.size) if pixelated else _SHEET if kind == "sheet" else 128 if self.compact else 192
         picture.thumbnail((edge, edge), Image.Resampling.LANCZOS)
-        payload, mime = _encode(picture, lossless=pixelated and kind != "heat" and not self.compact)
+        payload, mime = encode(picture, lossless=pixelated and kind != "heat" and not self.compact)
         digest = sha256(payload).hexdigest()
         stored = self._by_content.get(digest)
         if stored is None:
@@ -86,31 +86,42 @@ class Pictures:
         self._by_path[path, kind] = stored
         return stored
 
-    def _read(self, path: str) -> Image.Image:
-        place = (self.folder / path).resolve()
-        if not place.is_relative_to(self.folder):
-            raise HapaxError(f"The picture {path} leads out of {self.folder}; expected one inside of it.")
-        try:
-            with Image.open(place, formats=_FORMATS) as picture:
-                if picture.width * picture.height > _MOST_PIXELS:
-                    raise HapaxError(
-                        f"The picture {path} has {picture.width} x {picture.height} pixels; expected at most "
-                        f"{_MOST_PIXELS:,} in all."
-                    )
-                upright = ImageOps.exif_transpose(picture)
-                pixels = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
-                pixels.info = {}
-                return pixels
-        except FileNotFoundError as error:
-            raise HapaxError(
-                f"audit.json names the picture {path}, but there is none in {self.folder}; expected the "
-                "pictures beside audit.json, where the audit put them."
-            ) from error
-        except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise HapaxError(f"The picture {path} can't be read ({error}); expected a PNG, JPEG or WebP.") from error
+
+def read_picture(folder: Path, path: str) -> Image.Image:
+    """A picture of an audit, upright, without anything but its pixels.
+
+    Args:
+        folder: where audit.json lies.
+        path: relative to it.
+
+    Raises HapaxError if it leads out of the folder, is missing, too large, or none that can be read.
+    """
+    folder = folder.resolve()
+    place = (folder / path).resolve()
+    if not place.is_relative_to(folder):
+        raise HapaxError(f"The picture {path} leads out of {folder}; expected one inside of it.")
+    try:
+        with Image.open(place, formats=_FORMATS) as picture:
+            if picture.width * picture.height > _MOST_PIXELS:
+                raise HapaxError(
+                    f"The picture {path} has {picture.width} x {picture.height} pixels; expected at most "
+                    f"{_MOST_PIXELS:,} in all."
+                )
+            upright = ImageOps.exif_transpose(picture)
+            pixels = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+            pixels.info = {}
+            return pixels
+    except FileNotFoundError as error:
+        raise HapaxError(
+            f"audit.json names the picture {path}, but there is none in {folder}; expected the "
+            "pictures beside audit.json, where the audit put them."
+        ) from error
+    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise HapaxError(f"The picture {path} can't be read ({error}); expected a PNG, JPEG or WebP.") from error
 
 
-def _encode(picture: Image.Image, lossless: bool) -> tuple[bytes, str]:
+def encode(picture: Image.Image, lossless: bool) -> tuple[bytes, str]:
+    """A picture as PNG, or smaller as WebP, and its MIME type."""
     buffer = io.BytesIO()
     if lossless:
         picture.save(buffer, "PNG", optimize=True)
