@@ -25,7 +25,7 @@ from .report.view import EXEMPLARS
 AUDIT, FEATURES = "audit.json", "features.safetensors"
 EDGES = (96, 192, 1024)
 MOST_BYTES = 64 * 1024 * 1024
-_DEPTH, _LISTED, _KEPT = 4, 500, 4
+_DEPTH, _LISTED, _KEPT, _CHUNK = 4, 500, 4, 1 << 20
 _NUMBERS = (
     "id latent group label label_score labels count frequency frequency_low frequency_high prevalence distinctiveness "
     "distinctiveness_low distinctiveness_high distinctiveness_z score finding"
@@ -65,6 +65,18 @@ class _Read:
 
     view: Row
     pictures: list[str] = field(default_factory=list)
+
+
+def content_hash(path: Path) -> str:
+    """The SHA-256 of a file, in hex. Raises HapaxError if it can't be read."""
+    digest = sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise HapaxError(f"{path} can't be read ({error.strerror}); save the audit again, or import it.") from error
+    return digest.hexdigest()
 
 
 class Library:
