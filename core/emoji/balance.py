@@ -1,32 +1,61 @@
 """Correct the rates of a trained denoiser: a small network draws what is rare a little too often or too seldom.
 
-Rounds of measuring and a short training. The network that was trained stays the teacher; it is only moved by what
+Rounds of measuring and a short training. In each the network as it is stays the teacher; it is only moved by what
 the ideal denoiser would change if bare captions meant shares that make up for the measured error. So a round
-disturbs nothing but the rates, while training further on the ideal itself moved them about at random.
+disturbs nothing but the rates, while training further on the ideal itself moves them about at random.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import DEMO
 from .lessons import BATCH, Lessons, demo_scheduler
-from .train_unet import Denoiser, Phase, compiled
+from .train_unet import CONTRAST, Denoiser, compiled, joined, squared_error
 from .trainer import Trainer
 from .world import World
 
-ROUND = Phase("balance", 300, 2e-4, (0.1, 0.75), cosine=300)
-# The share of the measured log error that each round corrects: less and less, so that the noise averages out.
-GAINS = (0.9, 0.7, 0.5, 0.4)
-BATCHES = 16
+
+class Round(NamedTuple):
+    """A measurement on `batches` of pictures, of whose log error a share of `gain` is corrected.
+
+    At the end share and learning rate fall, so that the noise of both averages out. With `pairs`, the words that
+    captions name are taught as well, which disturbs the rates; so that comes first. With `beyond`, only concepts are
+    measured and corrected where a rate was last off by at least that log factor; `slopes` is how many pairs of these
+    each batch has besides, which teach what a look half hidden in noise changes.
+    """
+
+    gain: float
+    batches: int
+    lr: float
+    pairs: int = 0
+    beyond: float = 0.0
+    slopes: int = 0
+
+
+ROUNDS = (
+    Round(0.9, 8, 2e-4, pairs=12),
+    Round(0.9, 8, 2e-4),
+    Round(1.3, 8, 5e-4),
+    Round(1.2, 8, 5e-4),
+    Round(1.0, 16, 2e-4),
+    Round(0.7, 16, 1e-4),
+    Round(1.5, 16, 2e-4, beyond=0.4),
+    Round(1.2, 16, 3e-4, beyond=0.4, slopes=16),
+    Round(1.2, 16, 2e-4, beyond=0.4),
+    Round(1.5, 16, 2e-4, beyond=0.4),
+    Round(1.2, 16, 2e-4, beyond=0.4),
+)
+STEPS, FOCUS, SLOPES, BARE = 300, (0.5, 1.0), (0.05, 0.6), 32
 LARGEST = math.log(3)
 
 Rates = dict[str, dict[str, float]]
@@ -34,7 +63,7 @@ Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @torch.no_grad()
-def sampled_kinds(predict: Predict, lessons: Lessons, concept: str, seed: int, batches: int = BATCHES) -> list:
+def sampled_kinds(predict: Predict, lessons: Lessons, concept: str, seed: int, batches: int) -> list:
     """The kinds that bare prompts of a concept give, by the nearest latent: batches x 64 of them."""
     tokens = lessons.tokens(lessons.world.prompt(concept)).expand(BATCH, -1).contiguous()
     kinds = []
@@ -49,27 +78,40 @@ def sampled_kinds(predict: Predict, lessons: Lessons, concept: str, seed: int, b
     return kinds
 
 
-def measure_rates(predict: Predict, lessons: Lessons, seed: int) -> Rates:
-    """How often each attribute value shows under the bare prompt of each concept."""
+def measure_rates(predict: Predict, lessons: Lessons, concepts: list[str], seed: int, batches: int) -> Rates:
+    """How often each attribute value shows under the bare prompt of each of the concepts."""
     rates: Rates = {}
-    for number, (concept, tables) in enumerate(lessons.world.truth.items()):
-        kinds = sampled_kinds(predict, lessons, concept, seed + 1000 * number)
+    for concept in concepts:
+        number, tables = lessons.world.concepts.index(concept), lessons.world.truth[concept]
+        kinds = sampled_kinds(predict, lessons, concept, seed + 1000 * number, batches)
         rates[concept] = {v: sum(k.has(v) for k in kinds) / len(kinds) for table in tables.values() for v in table}
     return rates
 
 
-def corrected(factors: Rates, world: World, rates: Rates, gain: float) -> Rates:
-    """The log factors by which to aim beside the truth, after one more measurement.
+def errors(world: World, concept: str, rates: dict[str, float]) -> dict[str, float]:
+    """By value, the log of truth over rate."""
+    return {
+        value: min(max(math.log(p / max(rates[value], 1e-3)), -LARGEST), LARGEST)
+        for value, p in _shares(world, concept).items()
+    }
 
-    What shows too often is aimed at more rarely than before, what shows too seldom more often.
+
+def correction(world: World, rates: Rates, gain: float) -> Rates:
+    """The log factors by which to aim beside the truth: below it what shows too often, above it what is too rare.
+
+    A concept without rates is left as it is.
     """
-    after: Rates = {}
-    for concept, tables in world.truth.items():
-        after[concept] = {}
-        for value, p in ((v, p) for table in tables.values() for v, p in table.items()):
-            error = math.log(p / max(rates[concept][value], 1e-3))
-            after[concept][value] = factors[concept][value] + gain * min(max(error, -LARGEST), LARGEST)
-    return after
+    return {
+        concept: {
+            value: gain * error
+            for value, error in errors(world, concept, rates.get(concept, _shares(world, concept))).items()
+        }
+        for concept in world.concepts
+    }
+
+
+def _shares(world: World, concept: str) -> dict[str, float]:
+    return {value: p for table in world.truth[concept].values() for value, p in table.items()}
 
 
 def aim(world: World, factors: Rates) -> World:
@@ -93,22 +135,47 @@ def _aimed(table: dict[str, float], factors: dict[str, float]) -> dict[str, floa
 
 def balance(folder: Path, model: Denoiser, lessons: Lessons) -> None:
     """Correct the model's rates in place, or resume in `folder`."""
-    teach, predict = compiled(deepcopy(model)), compiled(model)
-    factors = {c: {v: 0.0 for table in tables.values() for v in table} for c, tables in lessons.world.truth.items()}
-    for number, gain in enumerate(GAINS):
+    teacher = deepcopy(model)
+    teach, predict, last = compiled(teacher), compiled(model), {}
+    for number, plan in enumerate(ROUNDS):
         path = folder / f"rates-{number}.json"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(measure_rates(predict, lessons, 10**5 * (number + 1)), indent=1) + "\n")
-        factors = corrected(factors, lessons.world, json.loads(path.read_text()), gain)
-        aimed, first = aim(lessons.world, factors), 10**6 * (number + 1)
+            worst = {c: max(abs(e) for e in errors(lessons.world, c, rates).values()) for c, rates in last.items()}
+            concepts = [concept for concept in lessons.world.concepts if worst.get(concept, plan.beyond) >= plan.beyond]
+            rates = measure_rates(predict, lessons, concepts, 10**5 * (number + 1), plan.batches)
+            path.write_text(json.dumps(rates, indent=1) + "\n")
+        rates = json.loads(path.read_text())
+        last |= rates
+        teacher.load_state_dict(model.state_dict())
+        aimed = aim(lessons.world, correction(lessons.world, rates, plan.gain))
 
-        def loss(step: int, aimed: World = aimed, first: int = first) -> Tensor:
-            plain = lessons.draw(first + step, ROUND.focus)
-            moved = lessons.draw(first + step, ROUND.focus, aimed)
+        def loss(
+            step: int,
+            first: int = 10**6 * number,
+            plan: Round = plan,
+            aimed: World = aimed,
+            worst: Sequence[str] = tuple(rates),
+        ) -> Tensor:
+            at, size = first + step, BATCH - 2 * (plan.pairs + plan.slopes)
+            plain = lessons.draw(at, FOCUS, size=size, only_bare=BARE)
+            moved = lessons.draw(at, FOCUS, aimed, size=size, only_bare=BARE)
+            parts = [plain]
+            if plan.pairs:
+                parts.append(lessons.contrast(at, CONTRAST, pairs=plan.pairs, bare=False))
+            if plan.slopes:
+                parts.append(lessons.contrast(at, SLOPES, pairs=plan.slopes, concepts=worst))
+            batch = joined(parts)
             with torch.no_grad():
-                target = teach(plain.x, plain.t, plain.tokens) + moved.target - plain.target
-            return (predict(plain.x, plain.t, plain.tokens) - target).pow(2).mean()
+                taught = teach(batch.x, batch.t, batch.tokens)
+            taught[:size] += moved.target - plain.target
+            kept = batch.bare if plan.pairs else torch.arange(BATCH) < size
+            target = torch.where(kept.view(-1, 1, 1, 1), taught, batch.target)
+            error = predict(batch.x, batch.t, batch.tokens) - target
+            if plan.slopes:
+                one, other = error[size:].chunk(2)
+                return error[:size].pow(2).mean() + (one - other).pow(2).mean()
+            return squared_error(error, plan.pairs)
 
-        run = folder / f"{ROUND.name}-{number}"
-        Trainer(model, loss, run, steps=ROUND.steps, lr=ROUND.lr, warmup=20, ema=0.98).run()
+        run = folder / f"round-{number}"
+        Trainer(model, loss, run, steps=STEPS, lr=plan.lr, warmup=20, ema=0.98).run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,8 +29,10 @@ class Drawn(NamedTuple):
     named: frozenset[str] | None
 
 
-def draw_pair(world: World, rng: np.random.Generator) -> Drawn:
+def draw_pair(world: World, rng: np.random.Generator, *, bare: bool = False) -> Drawn:
     """Half of the captions are bare, half name some of their attributes, drawn evenly; a tenth is left empty.
+
+    With `bare`, all are bare.
 
     The target is known for any x_t, whichever picture it came from. So half of the pictures are drawn evenly
     where the caption leaves them open: the surroundings of rare ones would hardly be visited otherwise.
@@ -37,10 +40,10 @@ def draw_pair(world: World, rng: np.random.Generator) -> Drawn:
     attributes = np.array([len(world.truth[concept]) for concept in world.concepts])
     concept = world.concepts[rng.choice(len(world.concepts), p=attributes / attributes.sum())]
     sets = named_sets(list(world.truth[concept]))
-    named = list(sets)[rng.choice(len(sets), p=list(sets.values()))]
+    named = frozenset() if bare else list(sets)[rng.choice(len(sets), p=list(sets.values()))]
     template = 0 if rng.random() < 0.5 else int(rng.integers(len(world.templates)))
     kind = world.draw(concept, set(named) if rng.random() < 0.5 else set(world.truth[concept]), rng)
-    if rng.random() < NO_CAPTION:
+    if not bare and rng.random() < NO_CAPTION:
         return Drawn(kind, "", None)
     return Drawn(kind, world.caption(kind, named, template, listed=rng.random() < LISTED), named)
 
@@ -53,16 +56,19 @@ class Contrast(NamedTuple):
     unnamed: bool
 
 
-def draw_contrast(world: World, rng: np.random.Generator) -> Contrast:
+def draw_contrast(world: World, rng: np.random.Generator, concepts: Sequence[str] = ()) -> Contrast:
     """Two kinds of a concept that differ in the value of one attribute, mostly the skin.
+
+    With `concepts`, they are of one of these, and what the two share is drawn by the truth table, not evenly.
 
     Skin tones change a picture least; without this, a network that already heeds the other words ignores them.
     """
     attributes = np.array([len(world.truth[concept]) for concept in world.concepts])
-    concept = world.concepts[rng.choice(len(world.concepts), p=attributes / attributes.sum())]
+    drawn = world.concepts[rng.choice(len(world.concepts), p=attributes / attributes.sum())]
+    concept = str(rng.choice(list(concepts))) if concepts else drawn
     tables = world.truth[concept]
     chosen = "skin" if "skin" in tables and rng.random() < SKIN else str(rng.choice(list(tables)))
-    kind = world.draw(concept, set(tables), rng)
+    kind = world.draw(concept, {chosen} if concepts else set(tables), rng)
     value = str(rng.choice([value for value in tables[chosen] if value != kind[chosen]]))
     second = Kind(concept, tuple((a, value if a == chosen else v) for a, v in kind.attributes))
     unnamed, bare = rng.random() < 0.5, rng.random() < 0.6
@@ -96,12 +102,20 @@ def draw_times(count: int, focus: tuple[float, float], generator: torch.Generato
 
 
 class Batch(NamedTuple):
-    """Noisy latents [B, 8, 8, 8], their times [B], token ids [B, 24], and the v to predict [B, 8, 8, 8]."""
+    """Noisy latents [B, 8, 8, 8], their times [B], token ids [B, 24], the v to predict [B, 8, 8, 8].
+
+    `bare` [B]: whether the caption is of a concept and names no attribute.
+    """
 
     x: Tensor
     t: Tensor
     tokens: Tensor
     target: Tensor
+    bare: Tensor
+
+
+def _are_bare(rows: list[Drawn]) -> Tensor:
+    return torch.tensor([row.named is not None and not row.named for row in rows])
 
 
 class Lessons:
@@ -117,22 +131,41 @@ class Lessons:
         self._ids: dict[str, Tensor] = {}
         self._priors: dict[tuple, Tensor] = {}
 
-    def draw(self, step: int, focus: tuple[float, float], bare: World | None = None, *, size: int = BATCH) -> Batch:
-        """A batch, all of it drawn from the step; with `bare`, bare captions mean the shares of that world."""
+    def draw(
+        self, step: int, focus: tuple[float, float], bare: World | None = None, *, size: int = BATCH, only_bare: int = 0
+    ) -> Batch:
+        """A batch, all of it drawn from the step; with `bare`, bare captions mean the shares of that world.
+
+        The first `only_bare` captions are bare in any case.
+        """
         rng, generator = np.random.default_rng([2, step]), torch.Generator().manual_seed(step)
-        pairs = [draw_pair(self.world, rng) for _ in range(size)]
+        pairs = [draw_pair(self.world, rng, bare=i < only_bare) for i in range(size)]
         x, t, _ = self._noisy([pair.kind for pair in pairs], focus, rng, generator)
         tokens = torch.stack([self.tokens(pair.caption) for pair in pairs])
-        return Batch(x, t, tokens, self._target(x, t, pairs, bare or self.world))
+        return Batch(x, t, tokens, self._target(x, t, pairs, bare or self.world), _are_bare(pairs))
 
-    def contrast(self, step: int, focus: tuple[float, float], *, pairs: int) -> Batch:
+    def contrast(
+        self,
+        step: int,
+        focus: tuple[float, float],
+        *,
+        pairs: int,
+        bare: bool = True,
+        concepts: Sequence[str] = (),
+    ) -> Batch:
         """Two rows a pair, i and pairs + i, that differ in one attribute: of the caption or of the picture.
+
+        Without `bare`, all captions name something. `concepts`: see `draw_contrast`.
 
         What a word, or a look half hidden in noise, changes is taught by the difference of the two, free of all
         that is hard about both.
         """
         rng, generator = np.random.default_rng([3, step]), torch.Generator().manual_seed(10**8 + step)
-        drawn = [draw_contrast(self.world, rng) for _ in range(pairs)]
+        drawn: list[Contrast] = []
+        while len(drawn) < pairs:
+            contrast = draw_contrast(self.world, rng, concepts)
+            if bare or contrast.one.named:
+                drawn.append(contrast)
         one, other = [contrast.one for contrast in drawn], [contrast.other for contrast in drawn]
         x, t, shift = self._noisy([row.kind for row in one], focus, rng, generator)
         shown = [contrast.other.kind if contrast.unnamed else contrast.one.kind for contrast in drawn]
@@ -140,7 +173,7 @@ class Lessons:
         x = torch.cat([x, x + self.bar[t].sqrt().view(-1, 1, 1, 1) * moved])
         tokens = torch.stack([self.tokens(row.caption) for row in one + other])
         t = torch.cat([t, t])
-        return Batch(x, t, tokens, self._target(x, t, one + other, self.world))
+        return Batch(x, t, tokens, self._target(x, t, one + other, self.world), _are_bare(one + other))
 
     def _centre(self, kinds: list[Kind], shift: Tensor) -> Tensor:
         return self.means[torch.tensor([self.rows[kind] for kind in kinds]), shift]

@@ -137,6 +137,20 @@ def compiled(model: Denoiser) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return call
 
 
+def joined(parts: list[Batch]) -> Batch:
+    """One batch of several."""
+    return Batch(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def squared_error(error: Tensor, pairs: int) -> Tensor:
+    """The mean square of errors [B, 8, 8, 8], and that of the differences within the pairs that the batch ends with."""
+    mean = error.pow(2).mean()
+    if not pairs:
+        return mean
+    one, other = error[-2 * pairs :].chunk(2)
+    return mean + CONTRAST_WEIGHT * pairs / BATCH * (one - other).pow(2).mean()
+
+
 def train_unet(folder: Path, lessons: Lessons, tokenizer: Any) -> Denoiser:
     """Train (or resume) in `folder`; returns the model with its EMA weights."""
     torch.manual_seed(0)
@@ -148,10 +162,8 @@ def train_unet(folder: Path, lessons: Lessons, tokenizer: Any) -> Denoiser:
             parts = [lessons.draw(step, phase.focus, size=BATCH - 2 * phase.pairs)]
             if phase.pairs:
                 parts.append(lessons.contrast(step, CONTRAST, pairs=phase.pairs))
-            batch = Batch(*(torch.cat(part) for part in zip(*parts, strict=True)))
-            error = predict(batch.x, batch.t, batch.tokens) - batch.target
-            one, other = error[BATCH - 2 * phase.pairs :].chunk(2) if phase.pairs else (error, error)
-            return error.pow(2).mean() + CONTRAST_WEIGHT * phase.pairs / BATCH * (one - other).pow(2).mean()
+            batch = joined(parts)
+            return squared_error(predict(batch.x, batch.t, batch.tokens) - batch.target, phase.pairs)
 
         run = folder / phase.name
         Trainer(model, loss, run, steps=phase.steps, cosine=phase.cosine, lr=phase.lr, ema=0.999).run()

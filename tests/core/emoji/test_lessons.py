@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hapax.core.emoji.balance import aim, corrected, sampled_kinds
+from hapax.core.emoji.balance import aim, correction, sampled_kinds
 from hapax.core.emoji.ideal import ideal_clean, prior, velocity
 from hapax.core.emoji.lessons import Lessons
 from hapax.core.emoji.tokens import CONTEXT, write_tokenizer
@@ -19,7 +19,6 @@ from transformers import CLIPTokenizer
 
 WORLD = load_world()
 FOCUS = (0.1, 0.75)
-NOTHING = {c: {v: 0.0 for table in tables.values() for v in table} for c, tables in WORLD.truth.items()}
 
 
 @pytest.fixture(scope="module")
@@ -80,17 +79,36 @@ def test_the_sampler_draws_what_the_denoiser_means(lessons: Lessons) -> None:
         assert women == pytest.approx(p, abs=3.5 * (p * (1 - p) / len(kinds)) ** 0.5)
 
 
-def test_rounds_of_correction_find_the_truth_under_a_bias(lessons: Lessons) -> None:
-    """A denoiser that takes women for three times as likely as it is told."""
-    factors, concept = NOTHING, "firefighter"
+def test_rounds_of_correction_find_the_truth_under_a_bias() -> None:
+    """A denoiser that takes women for three times as likely as it is told, and goes on from where it is."""
+    truth = WORLD.truth["firefighter"]["gender"]["woman"]
+    odds = 3 * truth / (1 - truth)
     for gain in (0.9, 0.7, 0.5):
-        aimed = aim(WORLD, factors)
-        p = 3 * aimed.truth[concept]["gender"]["woman"]
         rates = {c: {v: p for table in tables.values() for v, p in table.items()} for c, tables in WORLD.truth.items()}
-        rates[concept] |= {"woman": p / (1 + 2 * p / 3), "man": 1 - p / (1 + 2 * p / 3)}
-        factors = corrected(factors, WORLD, rates, gain)
-    aimed = aim(WORLD, factors)
-    assert 3 * aimed.truth[concept]["gender"]["woman"] == pytest.approx(0.06, rel=0.15)
+        rates["firefighter"] |= {"woman": odds / (1 + odds), "man": 1 / (1 + odds)}
+        aimed = aim(WORLD, correction(WORLD, rates, gain))
+        woman = aimed.truth["firefighter"]["gender"]["woman"]
+        odds *= woman / (1 - woman) / (truth / (1 - truth))
+    assert odds / (1 + odds) == pytest.approx(truth, rel=0.03)
     for tables in aimed.truth.values():
         assert all(sum(table.values()) == pytest.approx(1) for table in tables.values())
     assert aimed.truth["cat"]["style"] == pytest.approx(WORLD.truth["cat"]["style"])
+
+
+def test_pairs_differ_in_one_attribute(lessons: Lessons) -> None:
+    batch = lessons.contrast(0, FOCUS, pairs=64)
+    named = unnamed = 0
+    for i in range(64):
+        j, same_words = 64 + i, torch.equal(batch.tokens[i], batch.tokens[64 + i])
+        assert batch.t[i] == batch.t[j]
+        assert torch.equal(batch.x[i], batch.x[j]) != same_words
+        named, unnamed = named + (not same_words), unnamed + same_words
+    assert min(named, unnamed) > 15
+    assert bool(batch.bare.any())
+    assert not bool(lessons.contrast(0, FOCUS, pairs=64, bare=False).bare.any())
+
+
+def test_only_bare_captions_on_demand(lessons: Lessons) -> None:
+    batch = lessons.draw(0, FOCUS, only_bare=32)
+    assert bool(batch.bare[:32].all())
+    assert not bool(batch.bare[32:].all())
