@@ -74,6 +74,15 @@ class DiffusersBackend:
         """Return the SHA-256 of the denoiser's class, config and all its weights, in their dtype."""
         return fingerprint(self.denoiser)
 
+    def identity(self) -> dict[str, Any]:
+        """Return what things made with this model are known by: `architecture`, `model` (fingerprint), `versions`."""
+        import diffusers
+
+        from ... import __version__
+
+        versions = {"hapax": __version__, "torch": str(torch.__version__), "diffusers": diffusers.__version__}
+        return {"architecture": type(self.denoiser).__name__, "model": self.fingerprint(), "versions": versions}
+
     def tapped(self, taps: Taps, rows: Rows) -> AbstractContextManager[None]:
         """Put taps on the denoiser for calls of one's own (training, probing), with rows labelled `rows`.
 

@@ -26,6 +26,9 @@ def _add_build(actions: Any) -> None:
     build = actions.add_parser("build", help="record a bank of captions; the same command again resumes")
     _add_model(build)
     build.add_argument("--bank", type=some_path, metavar="FILE", help="text, CSV, JSONL or pictures with captions")
+    build.add_argument(
+        "--prompts", type=some_path, metavar="FILE", help="say each caption behind these prompts, one a line"
+    )
     build.add_argument("--neutral", default="", metavar="TEXT", help="neutral prompt (default: the empty one)")
     build.add_argument("--whiten", type=Number(0.001, 1), metavar="S", help="whiten by the bank, shrunk by this share")
     add_common(build)
@@ -94,10 +97,11 @@ def _recipe(arguments: argparse.Namespace, bars: Bars) -> dict[str, Any]:
 
 def run_build(arguments: argparse.Namespace) -> None:
     """Build an index into `index.safetensors`."""
-    from ..directions import CaptionIndex, read_bank
+    from ..directions import CaptionIndex, behind, read_bank
     from ..distributed import process_group, rank
 
-    captions, out = read_bank(arguments.bank), writable(arguments.out)
+    prompts = read_lines(arguments.prompts, "prompts") if arguments.prompts else ()
+    captions, out = behind(prompts, read_bank(arguments.bank)), writable(arguments.out)
     with process_group(), closing(Bars()) as bars:
         index = CaptionIndex.build(
             load_backend(arguments.pipeline, arguments.device, arguments.dtype),
@@ -169,8 +173,7 @@ def run_compass(arguments: argparse.Namespace) -> None:
             write_file(path, json.dumps([reading.row() for reading in readings], indent=1).encode())
             for reading in readings:
                 shares = ", ".join(f"{pole} {100 * share:.0f} %" for pole, (share, *_) in reading.shares.items())
-                lean = reading.lean
-                print(f"{reading.prompt}: lean {lean.value:+.2f} ({lean.low:+.2f} to {lean.high:+.2f}); {shares}")
+                print(f"{reading.prompt}: lean {reading.lean}; {shares}")
             print(f"wrote {path}")
 
 

@@ -5,7 +5,7 @@ equations could not be read, so what is here is our own specification of the ide
 """
 
 from ..direction import Direction
-from .bank import GENERAL_BANK, read_bank
+from .bank import GENERAL_BANK, behind, check_captions, read_bank
 from .combine import combine
 from .compass import Lean, Reading, compare
 from .dial import Dial, record_dial
@@ -27,6 +27,8 @@ __all__ = [
     "PooledRecorder",
     "Reading",
     "Recipe",
+    "behind",
+    "check_captions",
     "cluster",
     "combine",
     "compare",

@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from ..distinctiveness import unit_rows
+from .bank import ADDED
 from .evidence import agreement, agreement_null, p_values, split_half
 from .parts import Parts
 from .search import Rows
 
 # Directions without meaning that are looked up; captions that the permutation test draws from; rows a block.
 NULL_DRAWS, POOL, BLOCK = 1000, 2048, 1 << 14
-# What a caption adds to a shorter one of the bank stands behind its last comma.
-ADDED = ", "
 
 
 class _Means:

@@ -11,6 +11,8 @@ from ..errors import HapaxError
 from ..labels import PHRASES
 
 GENERAL_BANK = PHRASES
+# What a caption adds to a shorter one of the bank stands behind its last comma.
+ADDED = ", "
 _COLUMNS = ("caption", "text", "prompt")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 _CAPTION_FILES = (".txt", ".caption")
@@ -54,6 +56,20 @@ def check_captions(captions: Sequence[str]) -> tuple[str, ...]:
             raise HapaxError(f"The caption {caption!r} is in the bank twice; give each once.")
         seen.add(caption)
     return tuple(captions)
+
+
+def behind(prompts: Sequence[str], captions: Sequence[str]) -> tuple[str, ...]:
+    """Each caption behind each prompt, with a comma, and the prompts themselves: a bank whose contrasts are captions.
+
+    Without prompts the captions are the bank.
+
+    >>> behind(["a cook"], ["line sketch", "woman"])
+    ('a cook', 'a cook, line sketch', 'a cook, woman')
+    """
+    if not prompts:
+        return tuple(captions)
+    each = (text for prompt in prompts for text in (prompt, *(f"{prompt}{ADDED}{c}" for c in captions if c != prompt)))
+    return tuple(dict.fromkeys(each))
 
 
 def _lines(path: Path) -> Iterable[str]:

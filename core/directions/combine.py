@@ -42,7 +42,7 @@ def combine(directions: Sequence[Direction], weights: Sequence[float] | None = N
             "A direction to combine pushes differently from place to place; apply such directions one after the other."
         )
     first = directions[0]
-    known = {key: first.meta[key] for key in ("model", "architecture", "host") if first.meta.get(key)}
+    known = {key: first.meta[key] for key in ("model", "architecture", "versions") if first.meta.get(key)}
     for each in directions[1:]:
         check_fits("A direction to combine was made", each.made_for, first.made_for, "combine directions of one model")
     places = sorted({place for each in directions for place, _ in each.profile or ()}) or [0.0]

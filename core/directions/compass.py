@@ -8,6 +8,7 @@ means under captions that name the poles.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -34,7 +35,7 @@ class Lean(NamedTuple):
     Attributes:
         first, second: the poles, as given.
         value: 1 where its pictures are all of the first kind, -1 all of the second, 0 half and half; a little beyond
-            is possible.
+            is possible. NaN where the poles are not told apart at all.
         low, high: 95 % bootstrap interval over seeds.
         p: how often seeds that tell the poles apart by chance alone agree as much; above .05 the lean says nothing.
     """
@@ -45,6 +46,12 @@ class Lean(NamedTuple):
     low: float
     high: float
     p: float
+
+    def __str__(self) -> str:
+        """The value with its interval."""
+        if math.isnan(self.value):
+            return "not told apart"
+        return f"{self.value:+.2f} ({self.low:+.2f} to {self.high:+.2f})"
 
 
 @dataclass(frozen=True)
@@ -69,9 +76,13 @@ class Reading:
         return self.leans[0]
 
     def row(self) -> dict[str, Any]:
-        """As JSON-able values."""
-        shares = {pole: dict(zip(("share", "low", "high"), each, strict=True)) for pole, each in self.shares.items()}
-        leans = [lean._asdict() for lean in self.leans]
+        """As JSON-able values; a lean that can't be read is null."""
+        shares = [
+            {"pole": pole, "share": share, "low": low, "high": high} for pole, (share, low, high) in self.shares.items()
+        ]
+        leans = [
+            {key: None if value != value else value for key, value in lean._asdict().items()} for lean in self.leans
+        ]
         return {"prompt": self.prompt, "shares": shares, "leans": leans, "seeds": self.seeds}
 
 
@@ -107,16 +118,14 @@ def compare(
         HapaxError: fewer than 2 poles or more than 8, doubles, an empty text, or too few seeds.
     """
     prompts = _checked("prompts", [prompts] if isinstance(prompts, str) else prompts, 1)
-    poles = _checked("poles", poles, 2)
-    listed = check_seeds(seeds)
-    if len(poles) > MOST_POLES or len(listed) < 4:
-        found = f"{len(poles)} poles and {len(listed)} seeds"
-        raise HapaxError(f"There are {found}; give at most {MOST_POLES} poles and at least 4 seeds.")
+    poles, listed = check_poles(poles), check_seeds(seeds)
+    if len(listed) < 4:
+        raise HapaxError(f"There are {len(listed)} seeds; give at least 4.")
     texts = {prompt: [prompt, *(pole.replace("{}", prompt) for pole in poles)] for prompt in prompts}
     captions = tuple(dict.fromkeys(text for each in texts.values() for text in each))
     recipe = Recipe(site, steps, guidance, tuple(at), batch_size, dict(size or {})).planned(backend)
     with kept(folder) as place:
-        parts = Parts(place, captions, listed, recipe, backend.fingerprint())
+        parts = Parts(place, captions, listed, recipe, backend.identity()["model"])
         parts.record(backend, lambda done, of: progress and progress("recording", done, of))
         means = {captions[row]: part.by_seed[i] for span, part in parts for i, row in enumerate(span)}
     return [read_mixture(prompt, poles, torch.stack([means[t] for t in texts[prompt]])) for prompt in prompts]
@@ -206,6 +215,26 @@ def _lean(x: Tensor, gram: Tensor, poles: Sequence[str], i: int, j: int) -> Lean
 def _with_interval(draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Point estimates [K], which are the first of draws [1 + B, K], and their intervals."""
     return draws[0], *recentred_interval(draws[0], draws[1:].T)
+
+
+def check_poles(poles: Sequence[str]) -> list[str]:
+    """Return the poles of a compass, or raise HapaxError: fewer than 2 or more than 8, an empty one, or doubles."""
+    poles = _checked("poles", poles, 2)
+    if len(poles) > MOST_POLES:
+        raise HapaxError(f"There are {len(poles)} poles; give at most {MOST_POLES}.")
+    return poles
+
+
+def compass_rows(readings: Sequence[Reading], poles: Sequence[str], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What audit.json keeps of the readings of its prompts, in their order.
+
+    Args:
+        recipe: `steps` and `site` that they were recorded with.
+    """
+    rows = [reading.row() for reading in readings]
+    prompts = [{"index": i, "shares": row["shares"], "leans": row["leans"]} for i, row in enumerate(rows)]
+    how = {"seeds": readings[0].seeds, "steps": recipe["steps"], "site": recipe["site"]}
+    return {"poles": list(poles), **how, "prompts": prompts}
 
 
 def _checked(what: str, texts: Sequence[str], least: int) -> list[str]:

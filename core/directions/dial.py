@@ -7,7 +7,7 @@ whole pattern does: at twice its natural strength all of 12 firefighters turn in
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 from ..direction import Direction
 from ..errors import HapaxError
 from ..fits import check_fits
+from ..pattern import Pattern
 from ..steering import Edit, Scope
 from ..taps import Recorder, Step, Tap, compose
 from ..tensor_file import as_json, check_header, check_tensor, read_tensors, write_tensors
@@ -27,6 +28,8 @@ from .recording import Recipe, check_seeds
 _FORMAT, _VERSION = "hapax.dial", 1
 # Samples whose whole activations are held at once.
 _AT_ONCE = 64
+# Vectors that a change is written over when it becomes a direction.
+_RANK = 64
 
 
 class AddMap(Edit):
@@ -99,6 +102,19 @@ class Dial:
         offset = self.change.mean((0, 1, 2))
         return Direction(offset, self.site, float(offset.norm()), self.meta)
 
+    def patterned(self, rank: int = _RANK) -> Direction:
+        """A Direction that pushes as the dial does, place by place and step by step, in a small file.
+
+        The change is written over the `rank` unit vectors that leave least of it out (Eckart and Young 1936). The
+        direction's own vector is the mean, as in `direction`.
+        """
+        x = self.change.flatten(0, 2).double()
+        _, vectors = torch.linalg.eigh(x.T @ x)
+        rows = vectors[:, -min(rank, *x.shape) :].flip(1).T
+        shown = (x @ rows.T).float().unflatten(0, self.change.shape[:3])
+        pattern = Pattern(torch.arange(len(rows)), shown, torch.zeros_like(shown), torch.tensor(self.progress))
+        return replace(self.direction(), pattern=pattern, rows=rows.float().contiguous())
+
     def save(self, path: str | Path) -> None:
         """Write it to one safetensors file, whole or not at all; values in fp16 where they fit."""
         half = self.change.half()
@@ -148,12 +164,14 @@ def record_dial(
     guidance: float | None = None,
     batch_size: int = 8,
     size: Mapping[str, Any] | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
 ) -> Dial:
     """Record what `caption` changes against `versus`: the mean over paired seeds of the difference, at every call.
 
     Args:
         backend, seeds, steps, site, guidance, batch_size, size: as in `CaptionIndex.build`.
         caption, versus: such as "a photo of a cook, line sketch" and "a photo of a cook".
+        progress: called as progress("recording", pictures done, of so many).
 
     Raises:
         HapaxError: equal captions, an unknown site, or too few seeds.
@@ -164,15 +182,20 @@ def record_dial(
     recipe = Recipe(site, steps, guidance, None, batch_size, dict(size or {})).planned(backend)
     assert recipe.progress is not None
     sums = {text: torch.zeros(()) for text in (caption, versus)}
-    grid = _Grid()
+    grid, done = _Grid(), 0
     for text in sums:
         for start in range(0, len(listed), _AT_ONCE):
             part, recorder = listed[start : start + _AT_ONCE], Recorder(recipe.progress)
-            recipe.run(backend, [text] * len(part), part, compose([grid, recorder]))
+
+            def within(steps: int, of: int, done: int = done, count: int = len(part)) -> None:
+                if progress is not None:
+                    progress("recording", done + count * steps // of, 2 * len(listed))
+
+            recipe.run(backend, [text] * len(part), part, compose([grid, recorder]), within)
+            done += len(part)
             sums[text] = sums[text] + sum(recorder.take(row)[0].double() for row in range(len(part)))
     difference = (sums[caption] - sums[versus]) / len(listed)
-    made = {"model": backend.fingerprint(), "architecture": type(backend.denoiser).__name__}
-    meta = {**made, "label": f"{caption} - {versus}", "source": "caption", "seeds": len(listed)}
+    meta = {**backend.identity(), "label": f"{caption} - {versus}", "source": "caption", "seeds": len(listed)}
     return Dial(difference.unflatten(1, grid.shape), recipe.progress, str(recipe.site), meta)
 
 

@@ -13,8 +13,8 @@ from ..direction import Direction
 from ..errors import HapaxError
 from ..fits import check_fits
 from ..statistics import permutation_p
-from .assemble import ADDED, assemble
-from .bank import check_captions
+from .assemble import assemble
+from .bank import ADDED, check_captions
 from .files import read_index, write_index
 from .parts import Parts, kept
 from .pictures import picture_activations
@@ -81,7 +81,7 @@ class CaptionIndex:
         """Record a bank of captions and index their directions.
 
         Args:
-            backend: has `sites`, `sample`, `fingerprint` and `denoiser` as `DiffusersBackend` has.
+            backend: has `sites`, `sample` and `identity` as `DiffusersBackend` has.
             captions: M >= 2 of them, each once.
             seeds: R >= 2 of them, or how many; all captions get the same noise.
             steps, guidance, batch_size, size: of the sampler; a few steps are enough, and `guidance=1` halves the
@@ -105,14 +105,13 @@ class CaptionIndex:
             raise HapaxError(f"whiten is {whiten}; give a share above 0 and up to 1, or None.")
         extra = () if neutral is None or neutral in captions else (neutral,)
         wanted = Recipe(site, steps, guidance, None if at is None else tuple(at), batch_size, dict(size or {}))
-        recipe, model = wanted.planned(backend), backend.fingerprint()
+        recipe, made = wanted.planned(backend), backend.identity()
         with kept(folder) as place:
-            parts = Parts(place, (*captions, *extra), check_seeds(seeds), recipe, model)
+            parts = Parts(place, (*captions, *extra), check_seeds(seeds), recipe, made["model"])
             parts.record(backend, lambda done, of: progress and progress("recording", done, of))
             tensors, reach = assemble(parts, len(captions), whiten)
         meta = {
-            "model": model,
-            "architecture": type(backend.denoiser).__name__,
+            **made,
             "site": str(recipe.site),
             "channels": len(tensors["mean"]),
             "recipe": vars(recipe),
@@ -207,7 +206,7 @@ class CaptionIndex:
         if not float(offset.norm()) > 0:
             raise HapaxError(f"{caption!r} and {versus!r} have the same activations; compare two captions that differ.")
         evidence = {key: self.evidence(caption)[key] for key in ("split_half", "p") if row < len(self)}
-        kept = {key: self.meta[key] for key in ("model", "architecture", "recipe")}
+        kept = {key: self.meta[key] for key in ("model", "architecture", "versions", "recipe") if key in self.meta}
         meta = {**kept, **evidence, "label": label, "source": "caption", "seeds": len(self.meta["seeds"])}
         profile = None
         if profiled and versus is None and row < len(self):
@@ -282,7 +281,7 @@ class CaptionIndex:
         if not isinstance(what, Tensor):
             if backend is None:
                 raise HapaxError("Pictures can be described only with the model at hand; give its backend.")
-            self.check_fits({"model": backend.fingerprint(), "host": self.meta.get("host")})
+            self.check_fits(backend.identity())
             listed = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
             pictures = list(what) if isinstance(what, Sequence) else [what]
             recipe, prompt = self.meta["recipe"], self.meta["neutral"] or ""

@@ -24,12 +24,9 @@ class CaptionLabeller:
     def label(self, feature: FeatureCentroid) -> list[tuple[str, float]]:
         """Names with cosines, best first; empty when none is better than chance.
 
-        `feature.decoder` should be the displacement that makes the feature show (the profile's levels times its
-        decoder rows): one decoder row alone points elsewhere.
-
         Raises:
-            HapaxError: the feature has no decoder row.
+            HapaxError: the feature has no displacement.
         """
-        if feature.decoder is None:
-            raise HapaxError(f"Latent {feature.latent} has no decoder row, so captions can't name it; give it one.")
-        return self.index.name(feature.decoder, self.k).names
+        if feature.displacement is None:
+            raise HapaxError(f"Latent {feature.latent} has no displacement, so an index can't name it; give it one.")
+        return self.index.name(feature.displacement, self.k).names

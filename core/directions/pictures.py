@@ -30,7 +30,8 @@ def picture_activations(
     the noise that the backend draws for the seed: the same for every picture, and as in sampling with that seed.
 
     Args:
-        backend: a diffusers backend; its pipeline's own call runs, so text is encoded as in sampling.
+        backend: a diffusers backend, whose pipeline's own call runs, so text is encoded as in sampling; or one that
+            has a `picture_activations` of its own, which is called.
         pictures: n of them, resized to the model's size where they differ.
         seeds: R of them.
         progress: S points of the way, ascending, in [0, 1].
@@ -41,6 +42,9 @@ def picture_activations(
     """
     if not len(pictures) or not len(seeds):
         raise HapaxError(f"There are {len(pictures)} pictures and {len(seeds)} seeds; give at least one of each.")
+    if hasattr(backend, "picture_activations"):
+        options = {"seeds": seeds, "progress": progress, "site": site, "prompt": prompt, "batch_size": batch_size}
+        return backend.picture_activations(pictures, **options)
     pipeline = backend.pipeline
     if not hasattr(pipeline.scheduler, "alphas_cumprod") or not hasattr(pipeline.scheduler, "scale_model_input"):
         raise HapaxError(

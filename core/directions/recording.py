@@ -101,7 +101,8 @@ class _Calls:
         self.wanted, self.seen = wanted, set[float]()
 
     def __call__(self, h: Tensor, step: Step) -> None:
-        self.seen.add(round(float(step.progress[step.cond][0]), 6))
+        # The halves of guidance may come in calls of their own.
+        self.seen |= {round(progress, 6) for progress in step.progress[step.cond].tolist()}
 
     def nearest(self) -> tuple[float, ...]:
         return tuple(sorted({min(sorted(self.seen), key=lambda call: abs(call - each)) for each in self.wanted}))

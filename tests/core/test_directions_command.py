@@ -44,6 +44,13 @@ def test_the_whole_way(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run("compass", *model, "--prompts", folder / "prompts.txt", "--poles", "{}", "a dog") == 0
     reading = json.loads((folder / "out/compass.json").read_text())[0]
     assert reading["leans"][0]["value"] == pytest.approx(1, abs=1e-3)
+    (folder / "words.txt").write_text("sketch\nnight\n")
+    behind = ("--bank", folder / "words.txt", "--prompts", folder / "prompts.txt", "--out", folder / "behind")
+    assert run("build", *model[:-2], *behind) == 0
+    assert "of 3 captions" in capsys.readouterr().out
+    built = folder / "behind/index.safetensors"
+    assert run("lookup", "--index", built, "--caption", "a cat, night", "--out", folder / "behind") == 0
+    assert "a cat, night" in capsys.readouterr().out
     for bad, said in (
         (("lookup", "--index", index, "--caption", "a horse"), "'a horse' is not in the index"),
         (("lookup", "--index", index, "--direction", index), "not a direction"),

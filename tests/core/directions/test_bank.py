@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hapax.core.directions import read_bank
+from hapax.core.directions import behind, read_bank
 from hapax.core.errors import HapaxError
 
 WRITTEN = {
@@ -35,6 +35,17 @@ def test_the_general_bank_is_large_and_has_no_doubles() -> None:
     bank = read_bank()
     assert len(bank) >= 250
     assert len(set(bank)) == len(bank)
+
+
+def test_captions_go_behind_prompts() -> None:
+    assert behind([], ["a", "b"]) == ("a", "b")
+    assert behind(["a cook", "a cat"], ["sketch", "a cat"]) == (
+        "a cook",
+        "a cook, sketch",
+        "a cook, a cat",
+        "a cat",
+        "a cat, sketch",
+    )
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_a_prompt_that_is_one_of_the_poles_leans_fully(tiny_pipelines, tmp_path)
     options = {"seeds": 6, "steps": 2, "guidance": 1.0, "folder": tmp_path}
     first, second = compare(backend, ["a cat", "a dog"], ["{}", "a tree"], **options)
     assert first.lean[:3] == ("{}", "a tree", pytest.approx(1.0, abs=1e-3))
-    assert first.row()["shares"]["{}"]["share"] == pytest.approx(1.0, abs=1e-3)
+    assert first.row()["shares"][0]["share"] == pytest.approx(1.0, abs=1e-3)
     assert second.prompt == "a dog"
     again = compare(backend, ["a cat", "a dog"], ["{}", "a tree"], **options)
     assert [reading.row() for reading in again] == [first.row(), second.row()]
@@ -95,7 +95,7 @@ def test_a_prompt_that_is_one_of_the_poles_leans_fully(tiny_pipelines, tmp_path)
         ("a", "xy", 8, "one text"),
         ([], ["x", "y"], 8, "prompts are"),
         ("a", list("rstuvwxyz"), 8, "9 poles"),
-        ("a", ["x", "y"], 3, "3 seeds"),
+        ("a", ["x", "y"], 3, "3 seeds; give at least 4"),
     ],
 )
 def test_bad_input(prompts, poles, seeds: int, said: str) -> None:

@@ -35,6 +35,22 @@ def test_a_dial_pushes_by_its_pattern_within_scope(dial, make_step) -> None:
     assert torch.equal(half[1], h[1])
 
 
+def test_as_a_direction_it_pushes_the_same_from_a_file_too(dial, make_step, tmp_path: Path) -> None:
+    direction, h = dial.patterned(), torch.randn(2, 6, 4, 4)
+    direction.save(tmp_path / "d.safetensors")
+    assert torch.equal(direction.vector, dial.direction().vector)
+    for each in (direction, Direction.load(tmp_path / "d.safetensors")):
+        for progress in (0.0, 0.2, 0.3, 0.6, 1.0):
+            step = make_step(h, progress=progress)
+            torch.testing.assert_close(each.tap(3.0)(h, step), dial.tap(3.0)(h, step), atol=1e-4, rtol=1e-4)
+        assert each.tap(0.0)(h, make_step(h)) is h
+    # Fewer vectors than channels leave the least out that so many can.
+    x = dial.change.flatten(0, 2)
+    rough = dial.patterned(2)
+    left = (rough.pattern.shown @ rough.rows - dial.change).square().sum()
+    assert float(left) == pytest.approx(float(torch.linalg.svdvals(x)[2:].square().sum()), rel=1e-4)
+
+
 def test_saving_keeps_it_to_half_precision(dial, tmp_path: Path) -> None:
     dial.save(tmp_path / "p.safetensors")
     again = Dial.load(tmp_path / "p.safetensors", {"site": "mid", "channels": 6})
@@ -50,7 +66,11 @@ def test_saving_keeps_it_to_half_precision(dial, tmp_path: Path) -> None:
 
 def test_a_recorded_dial_is_the_paired_difference(tiny_pipelines) -> None:
     backend = DiffusersBackend(tiny_pipelines.build("sd1"))
-    dial = record_dial(backend, "a cat", "a dog", seeds=[3, 4], steps=2, guidance=1.0)
+    calls: list[tuple[str, int, int]] = []
+    options = {"seeds": [3, 4], "steps": 2, "guidance": 1.0}
+    dial = record_dial(backend, "a cat", "a dog", progress=lambda *call: calls.append(call), **options)
+    assert calls[-1] == ("recording", 4, 4)
+    assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
     means = {}
     for prompt in ("a cat", "a dog"):
         recorder = Recorder(dial.progress)

@@ -95,7 +95,7 @@ def test_features_are_named_by_their_displacement(planted) -> None:
     labeller, nowhere = CaptionLabeller(index, k=2), torch.zeros(3)
     assert labeller.label(FeatureCentroid(5, nowhere, nowhere, 9.0, truth[4]))[0][0] == "thing 4"
     assert labeller.label(FeatureCentroid(5, nowhere, nowhere, 9.0, torch.ones(32))) == []
-    with pytest.raises(HapaxError, match="Latent 5 has no decoder row"):
+    with pytest.raises(HapaxError, match="Latent 5 has no displacement"):
         labeller.label(FeatureCentroid(5, nowhere, nowhere, 9.0))
 
 
@@ -242,6 +242,14 @@ def test_an_index_of_another_model_and_damaged_files_are_refused(index, tmp_path
     Direction(torch.ones(4), "mid").save(path)
     with pytest.raises(HapaxError, match="not a caption index"):
         CaptionIndex.load(path)
+
+
+def test_across_hosts_only_site_and_channels_are_compared(index) -> None:
+    made = {"architecture": "SD15", "model": "named otherwise there", "versions": {"comfyui": "0.33"}}
+    index.check_fits(made | {"site": "mid", "channels": 16})
+    index.check_fits(index.direction("a dog").made_for)
+    with pytest.raises(HapaxError, match="site mid"):
+        index.check_fits(made | {"site": "double.1"})
 
 
 def test_a_folder_of_another_recording_is_refused(backend, tmp_path) -> None:
