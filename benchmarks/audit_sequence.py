@@ -128,7 +128,7 @@ def main() -> None:
     settings = AuditSettings(
         prompts=(PROMPT,),
         images=arguments.images,
-        phrases=phrases(),
+        bank=phrases(),
         amplified=0,
         sampling=Sampling(DEMO["steps"], DEMO["guidance"], batch_size=50),
         positions=16,

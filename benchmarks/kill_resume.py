@@ -46,7 +46,7 @@ def command(folder: Path, out: Path) -> list[str]:
     """The audit of `out`; --resume is allowed on a new folder too."""
     return [
         "audit", f"--pipeline={folder / 'pipeline'}", f"--prompts={folder / 'prompts.txt'}", f"--out={out}",
-        f"--phrases={folder / 'prompts.txt'}",
+        f"--bank={folder / 'prompts.txt'}",
         "--clip=hapax-emoji", "--device=cpu", f"--images={IMAGES}", "--steps=3", "--guidance=2", "--batch-size=7",
         "--record-steps=2", "--positions=16", "--latents=96", "--coarse=32", "--k=4", "--epochs=4", "--resume",
     ]  # fmt: skip

@@ -72,6 +72,11 @@ class Profile(NamedTuple):
     latents: Tensor
     levels: Tensor
 
+    def displacement(self, sae: MatryoshkaSAE) -> Tensor:
+        """The change of the site's activations, [C] on the CPU."""
+        rows = sae.W_dec[self.latents.to(sae.W_dec.device)].detach().cpu()
+        return self.levels.to(rows) @ rows
+
 
 @dataclass(frozen=True, eq=False)
 class Found:
@@ -171,8 +176,9 @@ def find_features(
     candidates = group_latents(pooled, embeddings, findings[findings.frequency <= LOOSE * rare])
     groups, looks = look_apart(pooled, embeddings, candidates, rare=rare, min_support=min_support, listed=listed)
     stats, namer = FeatureStats.of(pooled, embeddings), labeller(embeddings)
-    labels = [namer.label(FeatureCentroid.of(stats, group[0], sae.W_dec[group[0]])) for group in groups]
     profiles = [contrast(sae, tokens, pooled[:, group[0]]) for group in groups]
+    named = zip(groups, profiles, strict=True)
+    labels = [namer.label(FeatureCentroid.of(stats, group[0], profile.displacement(sae))) for group, profile in named]
     return Found(samples, trained, pooled, table, groups, looks, labels, profiles)
 
 

@@ -1,4 +1,4 @@
-"""Names for features without a language model: the phrases whose CLIP text lies where the feature points."""
+"""Names for features by CLIP: the phrases of a bank whose text embeddings lie where the feature points."""
 
 from __future__ import annotations
 
@@ -28,26 +28,27 @@ class FeatureCentroid:
         mean: mu_i [E], centroid of the image embeddings (Eq. 3 of RAIGen).
         dataset_mean: mu_D [E].
         effective: effective number of pictures behind mean.
-        decoder: [d_in] the latent's decoder row, for labellers that look at the denoiser's activations.
+        displacement: [C] by what the denoiser's activations differ where the feature shows, for labellers that look at
+            those.
     """
 
     latent: int
     mean: Tensor
     dataset_mean: Tensor
     effective: float
-    decoder: Tensor | None = None
+    displacement: Tensor | None = None
 
     @classmethod
-    def of(cls, stats: FeatureStats, latent: int, decoder: Tensor | None = None) -> FeatureCentroid:
+    def of(cls, stats: FeatureStats, latent: int, displacement: Tensor | None = None) -> FeatureCentroid:
         """One latent's centroid out of the sums it was scored from."""
         if not 0 <= latent < len(stats.count) or stats.count[latent] == 0:
             raise HapaxError(f"latent {latent} fires on none of the {stats.n} pictures, so it has no centroid")
         effective = float(stats.effective[latent])
-        return cls(latent, stats.centroids[latent], stats.mean, effective, decoder)
+        return cls(latent, stats.centroids[latent], stats.mean, effective, displacement)
 
 
 class Labeller(Protocol):
-    """Whatever can name a feature: a phrase bank here, a caption index elsewhere."""
+    """Whatever can name a feature: captions ranked by CLIP here, an index of captions elsewhere."""
 
     def label(self, feature: FeatureCentroid) -> list[tuple[str, float]]:
         """Names with scores, best first; empty when no name is better than chance."""
