@@ -142,7 +142,7 @@ class ApplyDirection(io.ComfyNode):
             search_aliases=[*SEARCH, "direction", "slider"],
             inputs=[
                 io.Model.Input("model", tooltip="A model of the family that the direction was made with."),
-                DIRECTION.Input("direction", tooltip="From Load Direction or Feature to Direction."),
+                DIRECTION.Input("direction", tooltip="Of a feature, a caption, or from Load Direction."),
                 strength_widget(3.0, 64.0),
                 *scope_widgets(WINDOWS[0][1]),
             ],

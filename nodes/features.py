@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,16 +10,18 @@ from torch import Tensor
 from ..core.activation_reader import ActivationReader
 from ..core.collect import batches
 from ..core.contact_sheet import contact_sheet, feature_sheet
+from ..core.directions import CaptionIndex
 from ..core.errors import HapaxError
 from ..core.exemplars import resized
 from ..core.feature_set import FeatureSet
 from ..core.findings import SAESize, find_features
 from ..core.fits import check_fits
-from ..core.labels import Labeller, PhraseLabeller
+from ..core.naming import Namer
 from ..core.sae import MatryoshkaSAE, TrainedSAE
 from . import devices
 from .autoencoder import LOADER, train
-from .schema import ACTIVATIONS, CLIP_SCORER, FEATURES, SAE, io, progress, schema, to_image, widget
+from .embeddings import lines_of
+from .schema import ACTIVATIONS, CLIP_SCORER, FEATURES, INDEX, SAE, io, progress, schema, to_image, widget
 from .scoring import Scorer
 from .widgets import EXACT, feature_widget, seed_widget
 
@@ -97,6 +98,12 @@ class FindRareFeatures(io.ComfyNode):
                     advanced=True,
                     tooltip="Candidate names, one a line. Empty takes the list that comes with the CLIP scorer.",
                 ),
+                INDEX.Input(
+                    "index",
+                    optional=True,
+                    tooltip="From Build Caption Index: names features by what the model itself does under captions, in "
+                    "place of CLIP. Build it with this prompt among its prompts.",
+                ),
             ],
             outputs=[
                 FEATURES.Output(
@@ -123,6 +130,7 @@ class FindRareFeatures(io.ComfyNode):
         normalize: Any,
         phrases: str,
         sae: MatryoshkaSAE | None = None,
+        index: CaptionIndex | None = None,
     ) -> io.NodeOutput:
         """Find, name, show."""
         store = activations
@@ -133,7 +141,7 @@ class FindRareFeatures(io.ComfyNode):
             here = {**store.provenance, "channels": store.layout.channels}
             check_fits("The autoencoder was made", {**sae.meta, "channels": sae.d_in}, here, LOADER)
         embeddings = _embeddings(store, samples, scorer)
-        labeller = _labeller(scorer, prompt, phrases, seed)
+        namer = _namer(store, scorer, phrases, index, seed)
         devices.load(sae)
         settings = {
             "min_support": min_pictures,
@@ -141,12 +149,13 @@ class FindRareFeatures(io.ComfyNode):
             "rare": rare,
             "seed": seed,
             "clip": {"name": scorer.name, "fingerprint": scorer.fingerprint},
+            "naming": namer.row(),
         }
         found = find_features(
             store,
             samples,
             TrainedSAE(sae, sae.meta.get("metrics", {})),
-            labeller,
+            namer.labeller(prompt, scorer.texts),
             listed=listed,
             rare=rare,
             normalize=normalize,
@@ -185,12 +194,11 @@ def _embeddings(store: ActivationReader, samples: list[int], scorer: Scorer) -> 
     return torch.cat(parts)
 
 
-def _labeller(scorer: Scorer, prompt: str, phrases: str, seed: int) -> Callable[[Tensor], Labeller]:
-    names = [line.strip() for line in phrases.splitlines() if line.strip()] or list(scorer.phrases)
-    if len(names) < 2:
-        raise HapaxError(f"There is {len(names)} phrase to name features with; give at least two, or none at all.")
-    texts = scorer.texts([f"{prompt}, {name}" if prompt else name for name in names])
-    return lambda embeddings: PhraseLabeller(names, texts, embeddings, seed=seed)
+def _namer(store: ActivationReader, scorer: Scorer, phrases: str, index: CaptionIndex | None, seed: int) -> Namer:
+    """What names the features: an index that was built for the recorded model and site, or CLIP by phrases."""
+    if index is not None:
+        index.check_fits({**store.provenance, "channels": store.layout.channels})
+    return Namer(tuple(lines_of(phrases) or scorer.phrases), index, seed)
 
 
 class ShowFeature(io.ComfyNode):

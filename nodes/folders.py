@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import folder_paths
@@ -71,6 +72,24 @@ def new_model_file(name: str, kind: str = "") -> Path:
     path = _inside(base, name)
     path = path if path.suffix == _EXTENSION else path.with_name(path.name + _EXTENSION)
     path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def input_files(suffixes: Sequence[str]) -> list[str]:
+    """The names of the files of these kinds in ComfyUI's input folder, folders in it included."""
+    base = Path(folder_paths.get_input_directory())
+    return sorted(path.relative_to(base).as_posix() for path in base.rglob("*") if path.suffix.lower() in suffixes)
+
+
+def input_file(name: str) -> Path:
+    """The path of a file in ComfyUI's input folder.
+
+    Raises:
+        HapaxError: the name leads out of the folder, or there is no such file.
+    """
+    path = _inside(Path(folder_paths.get_input_directory()), name)
+    if not path.is_file():
+        raise HapaxError(f"There is no file {name!r} in ComfyUI's input folder; put it there and press R to refresh.")
     return path
 
 

@@ -55,7 +55,7 @@ class Sampling:
 
     def batch(self) -> int:
         """Pictures made at once: 1 with a sampler that draws its noise for a whole batch."""
-        return self.batch_size if self.sampler_name in _ALONE else 1
+        return at_once(self.sampler_name, self.batch_size)
 
     def sigmas(self, model: Any) -> Tensor:
         """The noise levels that the sampler steps through, the last one 0."""
@@ -67,25 +67,45 @@ class Sampling:
         self, model: Any, seeds: Sequence[int], report: Callable[[int, Image.Image | None], None]
     ) -> list[Image.Image]:
         """Make one picture per seed in one batch; `report(step, preview)` is called after each step."""
-        shape = (model.get_model_object("latent_format").latent_channels, *self.latent_size())
-        noise = torch.stack(
-            [torch.randn(shape, generator=torch.Generator().manual_seed(seed % SEEDS)) for seed in seeds]
-        )
-        latents = comfy.sample.sample(
-            model,
-            noise,
-            self.steps,
-            self.cfg,
-            self.sampler_name,
-            self.scheduler,
-            self.positive,
-            self.negative,
-            torch.zeros_like(noise),
-            callback=_preview(model, report),
-            disable_pbar=True,
-            seed=seeds[0] % SEEDS,
-        )
+        how = (self.steps, self.cfg, self.sampler_name, self.scheduler)
+        latents = sample_latents(model, seeds, self.latent_size(), *how, self.positive, self.negative, report)
         return to_pictures(self.vae.decode(latents))
+
+
+def at_once(sampler_name: str, batch_size: int) -> int:
+    """The batch size, or 1 with a sampler that draws its noise for a whole batch."""
+    return batch_size if sampler_name in _ALONE else 1
+
+
+def sample_latents(
+    model: Any,
+    seeds: Sequence[int],
+    size: tuple[int, int],
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    positive: list,
+    negative: list,
+    report: Callable[[int, Image.Image | None], None],
+) -> Tensor:
+    """Latents [B, C, h, w] of `size` (h, w), one per seed in one batch; `report(step, preview)` after each step."""
+    shape = (model.get_model_object("latent_format").latent_channels, *size)
+    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed % SEEDS)) for seed in seeds])
+    return comfy.sample.sample(
+        model,
+        noise,
+        steps,
+        cfg,
+        sampler_name,
+        scheduler,
+        positive,
+        negative,
+        torch.zeros_like(noise),
+        callback=_preview(model, report),
+        disable_pbar=True,
+        seed=seeds[0] % SEEDS,
+    )
 
 
 def _preview(model: Any, report: Callable[[int, Image.Image | None], None]) -> Callable[..., None]:

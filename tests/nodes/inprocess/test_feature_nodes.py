@@ -5,6 +5,10 @@ from __future__ import annotations
 import planted as truth
 import pytest
 import torch
+from hapax.core.directions import CaptionIndex, Recipe
+from hapax.core.directions.assemble import assemble
+from hapax.core.directions.parts import Parts
+from hapax.core.directions.texts import Texts
 from hapax.core.errors import HapaxError
 from hapax.nodes.features import ShowFeature
 from hapax.nodes.recording import LoadActivations
@@ -63,7 +67,7 @@ def test_names_come_from_the_phrases_given(planted, scorer, findings):
     ("changed", "said"),
     [
         ({"prompt": "a cat"}, "has pictures of 'a photo of a firefighter', but the prompt is 'a cat'"),
-        ({"phrases": "only one"}, "at least two"),
+        ({"phrases": "only one"}, "give at least 2"),
     ],
 )
 def test_bad_settings_are_refused_in_a_sentence(planted, scorer, findings, changed, said):
@@ -116,3 +120,36 @@ def test_a_feature_is_chosen_by_number_latent_or_name(findings):
 def test_a_missing_recording_is_refused(base_directory):
     with pytest.raises(HapaxError, match="There is no recording"):
         LoadActivations.execute("nothing-there")
+
+
+@pytest.fixture
+def captions(planted, tmp_path):
+    """An index of captions of which "a blue hat" is what was planted; the others point elsewhere."""
+    generator = torch.Generator().manual_seed(3)
+    names = ["a blue hat", *(f"thing {i}" for i in range(12))]
+    offsets = 10 * torch.nn.functional.normalize(torch.randn(len(names), truth.CHANNELS, generator=generator), dim=1)
+    offsets[0] = 10 * truth.planted_direction()
+    parts = Parts(tmp_path / "parts", tuple(names), list(range(6)), Recipe(progress=(0.5,)), "m")
+    parts.folder.mkdir()
+    for span in parts._spans():
+        noise = torch.randn(len(span), 6, 1, truth.CHANNELS, generator=generator)
+        parts._write(span, offsets[span.start : span.stop, None, None] + noise)
+    tensors, reach = assemble(parts, len(names), None)
+    made = {key: planted.provenance[key] for key in ("architecture", "model", "versions")}
+    meta = {**made, "site": "mid", "channels": truth.CHANNELS, "reach": reach, "neutral": None}
+    return CaptionIndex(Texts.of(names), tensors, meta | {"recipe": vars(parts.recipe), "seeds": parts.seeds})
+
+
+def test_names_come_from_an_index_of_captions(planted, scorer, findings, captions):
+    found = truth.find(planted, scorer, sae=findings[3], index=captions).result[0]
+    first = found.features[0]
+    assert set(first.seeds) <= set(truth.RARE)
+    assert first.label == "a blue hat"
+    assert found.settings["naming"] == {"by": "index", "captions": 13}
+    assert findings[0].settings["naming"]["by"] == "clip"
+
+
+def test_an_index_of_another_model_is_refused(planted, scorer, findings, captions):
+    captions.meta["model"] = "another"
+    with pytest.raises(HapaxError, match="The index was built for model another"):
+        truth.find(planted, scorer, sae=findings[3], index=captions)

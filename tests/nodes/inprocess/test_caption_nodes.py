@@ -1,0 +1,364 @@
+"""Caption indices, look-ups, descriptions, dials and the compass on the tiny models, through ComfyUI's samplers."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import pytest
+import torch
+from hapax.core.direction import Direction
+from hapax.core.errors import HapaxError
+from hapax.core.taps import Recorder
+from hapax.nodes import folders, sampling, schema
+from hapax.nodes.backend import ComfyBackend
+from hapax.nodes.caption_directions import NAMELESS, CaptionToDirection, DescribeDirection, LookUpCaption
+from hapax.nodes.captions import BELOW, GENERAL, BuildCaptionIndex, LoadCaptionIndex, SaveCaptionIndex
+from hapax.nodes.combining import CombineDirections
+from hapax.nodes.comfy_taps import add_tap
+from hapax.nodes.compass import BiasCompass
+from hapax.nodes.compass_plot import pole_name
+from hapax.nodes.directions import ApplyDirection
+
+import nodes as comfy_nodes
+
+pytestmark = pytest.mark.usefixtures("as_the_server_runs")
+
+SAMPLING = {
+    "seeds": 4,
+    "first_seed": 10,
+    "steps": 3,
+    "cfg": 1.0,
+    "sampler_name": "euler",
+    "scheduler": "normal",
+    "width": 64,
+    "height": 64,
+    "batch_size": 4,
+    "site": "auto",
+}
+CAPTIONS = "a cat\na dog\nsomething else altogether\na cat, sketch"
+
+
+@pytest.fixture
+def run(request):
+    """A run's name of each test's own."""
+    return "".join(each if each.isalnum() else "-" for each in request.node.name)
+
+
+@pytest.fixture
+def build(sd15, clip, run):
+    def call(**changed):
+        given = {"model": sd15.model, "clip": clip, "bank": BELOW, "captions": CAPTIONS, "prompts": "", "neutral": ""}
+        return BuildCaptionIndex.execute(**({**given, "whiten": 0.0, "run": run} | SAMPLING | changed)).result
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def index(_built, clip):
+    with torch.inference_mode():
+        given = {"model": _built("sd15").clone(), "clip": clip, "bank": BELOW, "captions": CAPTIONS, "prompts": ""}
+        return BuildCaptionIndex.execute(**given, neutral="", whiten=0.0, run="shared", **SAMPLING).result[0]
+
+
+def text(clip, prompt):
+    return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+
+
+def heard(subject, clip, prompt, seed, cfg=1.0):
+    """Mean activation [C] over KSampler's calls under the prompt, and over places."""
+    seen = []
+    model = add_tap(subject.model, "mid", lambda h, step: seen.append(h[step.cond].clone()))
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    prompts = text(clip, prompt), text(clip, "")
+    comfy_nodes.common_ksampler(model, seed, 3, cfg, "euler", "normal", *prompts, latent)
+    return torch.cat([h for h in seen if len(h)]).mean((0, 2, 3))
+
+
+def test_a_direction_is_what_ksampler_does_otherwise_under_the_caption(build, sd15, clip):
+    for cfg in (1.0, 3.0):
+        index, told = build(cfg=cfg)
+        assert told.startswith("4 captions at mid of TinySD15: 4 seeds, 3 steps, 128 channels; ")
+        means = [
+            torch.stack([heard(sd15, clip, each, seed, cfg) for seed in range(10, 14)]).mean(0)
+            for each in ("a dog", "a cat")
+        ]
+        direction, expected = index.direction("a dog", "a cat"), means[0] - means[1]
+        assert torch.cosine_similarity(direction.vector, expected, dim=0) > 0.999
+        assert direction.scale == pytest.approx(float(expected.norm()), rel=0.02)
+
+
+def test_batches_change_nothing(build, run):
+    one, other = build()[0], build(batch_size=1, run=run + "-alone")[0]
+    torch.testing.assert_close(one.offsets().float(), other.offsets().float(), rtol=0.02, atol=0.02)
+
+
+def test_banks_are_joined_and_prompts_go_before_each(build, base_directory):
+    base = base_directory / "input" / "mine.txt"
+    base.parent.mkdir(exist_ok=True)
+    base.write_text("a horse\na cat\n")
+    assert "mine.txt" in folders.input_files((".txt",))
+    index = build(bank="mine.txt", captions="a cat\nsketch", seeds=2, steps=1)[0]
+    assert list(index.captions) == ["a horse", "a cat", "sketch", ""]
+    index = build(captions="sketch\nnight", prompts="a cook\na cat", seeds=2, steps=1)[0]
+    told = ["a cook", "a cook, sketch", "a cook, night", "a cat", "a cat, sketch", "a cat, night", ""]
+    assert list(index.captions) == told
+    assert index.name(index.direction("a cook, night", "a cook")).nearest[0][0] == "night"
+
+
+def test_an_interrupted_build_resumes(build, run, monkeypatch, base_directory):
+    monkeypatch.setattr("hapax.core.directions.parts._SAMPLES", 4)
+    whole = build(run=run + "-whole")[0]
+    calls, plain = [], sampling._preview
+
+    def preview(model, report):
+        callback = plain(model, report)
+
+        def counted(*args):
+            calls.append(args[0])
+            if len(calls) == stop_at:
+                comfy.model_management.interrupt_current_processing(True)
+            callback(*args)
+
+        return counted
+
+    monkeypatch.setattr(sampling, "_preview", preview)
+    # One probe and two captions of three steps each, and into the third.
+    stop_at = 3 * 3 + 2
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        build()
+    folders_made = (base_directory / "output" / "hapax").iterdir()
+    (folder,) = (path for path in folders_made if path.name.rpartition("-")[0] == run)
+    assert len(list(folder.glob("part-*"))) == 2
+    stop_at, calls = 0, []
+    again = build()[0]
+    assert torch.equal(again.offsets(), whole.offsets())
+    assert not comfy.model_management.processing_interrupted()
+
+
+def test_progress_is_reported(build, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        schema.comfy.utils.ProgressBar,
+        "update_absolute",
+        lambda self, value, total, preview=None: seen.append(value / total),
+    )
+    build(seeds=2)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+    assert len(seen) > 5
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "flux"])
+def test_every_family_is_indexed(subject, tiny_models, run, family):
+    tiny = subject(family)
+
+    class Words:
+        """A text encoder of the width that the tiny models of all families take."""
+
+        def tokenize(self, words):
+            return words
+
+        def encode_from_tokens_scheduled(self, words):
+            return tiny_models.conditioning(sum(words.encode()), 3.5 if family == "flux" else None)
+
+    given = {"model": tiny.model, "clip": Words(), "bank": BELOW, "captions": CAPTIONS, "prompts": "", "run": run}
+    index = BuildCaptionIndex.execute(**given, neutral="", whiten=0.0, **{**SAMPLING, "seeds": 2, "steps": 2}).result[0]
+    assert index.site == {"sdxl": "mid", "sd3": "double.1", "flux": "double.1"}[family]
+    assert index.lookup(index.direction("a dog"), 1)[0][0] == "a dog"
+    direction = index.direction("a dog", "a cat")
+    model = ApplyDirection.execute(tiny.model, direction, 50.0, 0.0, 1.0, "both", 0.0).result[0]
+    assert not torch.equal(tiny.sample(model), tiny.sample())
+
+
+def test_save_and_load(index, tiny_models, clip):
+    saved = SaveCaptionIndex.execute(index, "mine", True).result[0]
+    assert saved == "captions/mine.safetensors"
+    assert saved in folders.model_files("captions")
+    loaded, told = LoadCaptionIndex.execute(saved, False).result
+    assert told.startswith("4 captions at mid of TinySD15")
+    assert torch.equal(loaded.offsets(), index.offsets())
+    direction = loaded.direction("a dog")
+    other = tiny_models.build_model("sd15", seed=1)
+    with pytest.raises(HapaxError, match="was made for model"):
+        ApplyDirection.execute(other, direction, 5.0, 0.0, 1.0, "both", 0.0)
+    free = LoadCaptionIndex.execute(saved, True).result[0].direction("a dog")
+    assert ApplyDirection.execute(other, free, 5.0, 0.0, 1.0, "both", 0.0).result[0] is not other
+    assert LoadCaptionIndex.fingerprint_inputs(saved) != LoadCaptionIndex.fingerprint_inputs(
+        "captions/gone.safetensors"
+    )
+
+
+def test_look_up_gives_a_direction_and_lists_the_nearest(index, sd15):
+    direction, table = LookUpCaption.execute(index, " a cat, sketch ", "a cat", 3).result
+    assert direction.meta["label"] == "a cat, sketch - a cat"
+    lines = table.splitlines()
+    assert lines[0] == "+1.000  sketch"
+    assert len(lines) == 3 + 1 + 2
+    assert lines[-2].startswith("a cat, sketch: halves of the seeds agree by ")
+    model = ApplyDirection.execute(sd15.model, direction, 0.0, 0.0, 1.0, "both", 0.0).result[0]
+    assert torch.equal(sd15.sample(model), sd15.sample())
+    # Against the neutral prompt, which has no line of its own.
+    assert len(LookUpCaption.execute(index, "a cat", "", 3).result[1].splitlines()) == 3 + 1 + 1
+
+
+def test_describe_names_a_direction_or_says_that_nothing_fits(index):
+    name, table = DescribeDirection.execute(index, index.direction("a dog")).result
+    assert table.splitlines()[0] == "+1.000  a dog"
+    assert name in ("a dog", NAMELESS)
+    name, table = DescribeDirection.execute(index, Direction(torch.ones(128), "mid")).result
+    assert name == NAMELESS
+    assert table.endswith(NAMELESS)
+
+
+def test_pictures_are_described_by_what_sets_them_apart(index, sd15, clip, vae):
+    red, blue = (torch.tensor(colour).expand(1, 64, 64, 3) for colour in ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0)))
+    wired = {"model": sd15.model, "clip": clip, "vae": vae, "seeds": 2, "listed": 9}
+    tables = [
+        DescribeDirection.execute(index, image=one, against=other, **wired).result[1]
+        for one, other in ((red, blue), (blue, red))
+    ]
+    forth, back = ({line[8:]: float(line[:6]) for line in table.splitlines()[:-1]} for table in tables)
+    assert back == {name: pytest.approx(-cosine, abs=2e-3) for name, cosine in forth.items()}
+    assert DescribeDirection.execute(index, image=red, **wired).result[1] not in tables
+
+
+def test_what_a_picture_is_read_as_is_one_call_on_its_noised_latent(sd15, clip, vae):
+    backend = ComfyBackend(sd15.model, clip, "euler", "normal", vae)
+    picture = schema.to_pictures(torch.full((1, 64, 64, 3), 0.5))
+    found = backend.picture_activations(picture * 2, seeds=[7, 8], progress=[0.25, 0.75], site="mid", prompt="a cat")
+    assert found.shape == (2, 2, 2, 128)
+    # The same picture under the same noise is the same.
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0, 0], found[0, 1])
+
+
+def test_a_dial_is_the_difference_at_each_step_and_place(sd15, clip):
+    given = {"model": sd15.model, "clip": clip, "caption": "a dog", "versus": "a cat"}
+    direction, info = CaptionToDirection.execute(**given, **SAMPLING).result
+    assert info.startswith("a dog - a cat\n")
+    means = {}
+    for prompt in ("a dog", "a cat"):
+        recorder = Recorder(direction.pattern.progress)
+        tapped = add_tap(sd15.model, "mid", recorder)
+        runs = []
+        for seed in range(10, 14):
+            latent = {"samples": torch.zeros(1, 4, 8, 8)}
+            words = text(clip, prompt), text(clip, "")
+            comfy_nodes.common_ksampler(tapped, seed, 3, 1.0, "euler", "normal", *words, latent)
+            runs.append(recorder.take(0)[0])
+        means[prompt] = torch.stack(runs).mean(0)
+    expected = means["a dog"] - means["a cat"]
+    change = direction.pattern.shown.flatten(1, 2) @ direction.rows
+    assert float((change - expected).norm() / expected.norm()) < 1e-3
+    saved = folders.new_model_file("dial", "directions")
+    direction.save(saved)
+    for each in (direction, Direction.load(saved)):
+        model = ApplyDirection.execute(sd15.model, each, 1.0, 0.0, 1.0, "both", 0.0).result[0]
+        before, after = Recorder([0.3]), Recorder([0.3])
+        sd15.sample(add_tap(sd15.model, "mid", before), steps=1)
+        sd15.sample(add_tap(model, "mid", after), steps=1)
+        first, second = before.take(0)[0], after.take(0)[0]
+        assert torch.allclose(second - first, expected[0], rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
+
+
+def test_directions_are_combined(index):
+    dog, cat = index.direction("a dog"), index.direction("a cat")
+    both, info = CombineDirections.execute(dog, cat, "", first_weight=1.0, second_weight=-0.5).result
+    expected = dog.vector * dog.scale - 0.5 * cat.vector * cat.scale
+    torch.testing.assert_close(both.vector * both.scale, expected, rtol=1e-4, atol=1e-4 * both.scale)
+    assert info.splitlines()[0] == "a dog - a cat"
+    third = CombineDirections.execute(
+        dog, cat, "mine", first_weight=0.0, second_weight=0.0, fourth=cat, fourth_weight=2.0
+    ).result[0]
+    torch.testing.assert_close(third.vector, cat.vector)
+    assert third.scale == pytest.approx(2 * cat.scale)
+    assert third.meta["label"] == "mine"
+    assert index.name(third).nearest[0][0] == "a cat"
+
+
+def test_the_compass_reads_a_pole_as_itself(sd15, clip, run):
+    given = {"model": sd15.model, "clip": clip, "prompts": "a cat\na dog", "poles": "{}\na tree", "run": run}
+    table, plot = BiasCompass.execute(**given, **{**SAMPLING, "seeds": 6}).result
+    lines = table.splitlines()
+    assert lines[:3] == ["a cat", "  ...: 100 % (100 to 100)", "  a tree: 0 % (0 to 0)"]
+    assert lines[3].startswith("  a tree -1 .. +1 ...: +1.00 (")
+    assert lines[4] == "a dog"
+    assert plot.shape[0] == 1
+    assert plot.shape[3] == 3
+    assert 0 <= float(plot.min()) < float(plot.max()) <= 1
+    again = BiasCompass.execute(**given, **{**SAMPLING, "seeds": 6}).result
+    assert again[0] == table
+    assert pole_name("{}, woman") == "woman"
+
+
+def test_the_general_bank_is_offered_first():
+    (bank,) = (each for each in BuildCaptionIndex.define_schema().inputs if each.id == "bank")
+    assert bank.options[:2] == [GENERAL, BELOW]
+
+
+BAD = [
+    ("build", {"captions": " \n"}, "has 0 captions"),
+    ("build", {"captions": "only one"}, "has 1 captions"),
+    ("build", {"site": "double.3"}, "There is no site 'double.3'"),
+    ("build", {"bank": "../elsewhere.txt"}, "is not a file or folder name inside input"),
+    ("build", {"bank": "gone.txt"}, "There is no file 'gone.txt' in ComfyUI's input folder"),
+    ("build", {"width": 0}, "0 x 64 pixels is less than a cell of 8 x 8"),
+    ("build", {"run": "../elsewhere"}, "is not a file or folder name inside hapax"),
+    ("look up", {"caption": "a horse"}, "'a horse' is not in the index of"),
+    ("look up", {"caption": " "}, "No caption is given; give one of the 4 in the index, such as 'a cat', 'a dog'"),
+    ("look up", {"versus": "a horse"}, "'a horse' is not in the index of"),
+    ("look up", {"versus": "a dog"}, "have the same activations"),
+    ("describe", {}, "Wire either a direction or an image"),
+    ("describe", {"direction": Direction(torch.ones(64), "mid")}, "channels 128, but here it is 64"),
+    ("describe", {"direction": Direction(torch.ones(128), "double.1")}, "site mid, but here it is double.1"),
+    ("describe", {"image": torch.zeros(1, 64, 64, 3)}, "wire model, clip, vae"),
+    ("dial", {"versus": "a cat"}, "are both 'a cat'; give two that differ"),
+    ("dial", {"caption": " "}, "No caption is given"),
+    ("dial", {"seeds": 1}, "There are 1 seeds"),
+    ("compass", {"poles": "{}"}, r"poles are \['{}'\]; give at least 2"),
+    ("compass", {"poles": "{}\n{}"}, "each once"),
+    ("compass", {"prompts": ""}, r"prompts are \[\]; give at least 1"),
+    ("compass", {"seeds": 3}, "There are 3 seeds; give at least 4"),
+]
+
+
+@pytest.mark.parametrize(("what", "changed", "said"), BAD, ids=[f"{what}: {said[:30]}" for what, _, said in BAD])
+def test_bad_input_is_one_clear_sentence(build, index, sd15, clip, run, what, changed, said):
+    model = {"model": sd15.model, "clip": clip}
+    acts = {
+        "build": lambda: build(**changed),
+        "look up": lambda: LookUpCaption.execute(
+            **{"index": index, "caption": "a dog", "versus": "", "listed": 3} | changed
+        ),
+        "describe": lambda: DescribeDirection.execute(index, **changed),
+        "dial": lambda: CaptionToDirection.execute(
+            **{**model, "caption": "a cat", "versus": "a dog"} | SAMPLING | changed
+        ),
+        "compass": lambda: BiasCompass.execute(
+            **{**model, "prompts": "a cat", "poles": "{}, woman\n{}, man", "run": run} | SAMPLING | changed
+        ),
+    }
+    with pytest.raises(HapaxError, match=said) as caught:
+        acts[what]()
+    assert "\n" not in str(caught.value)
+
+
+def test_an_index_of_another_model_is_refused(index, subject, tiny_models, clip, vae):
+    wired = {"image": torch.zeros(1, 64, 64, 3), "clip": clip, "vae": vae}
+    with pytest.raises(HapaxError, match="architecture TinySD15, but here it is TinySDXL"):
+        DescribeDirection.execute(index, model=subject("sdxl").model, **wired)
+    with pytest.raises(HapaxError, match="The index was built for model"):
+        DescribeDirection.execute(index, model=tiny_models.build_model("sd15", seed=1), **wired)
+
+
+def test_combining_what_does_not_belong_together_is_refused(index, findings):
+    with pytest.raises(HapaxError, match=r"for site double\.1, but here it is mid"):
+        CombineDirections.execute(index.direction("a dog"), Direction(torch.ones(128), "double.1"), "")
+    features = findings[0]
+    with pytest.raises(HapaxError, match="apply such directions one after the other"):
+        CombineDirections.execute(index.direction("a dog"), features.direction(features.features[0]), "")
+
+
+def test_activations_that_are_not_finite_are_refused(build, sd15):
+    broken = add_tap(sd15.model, "mid", lambda h, step: torch.full_like(h, torch.nan))
+    with pytest.raises(HapaxError, match="are not finite"):
+        build(model=broken)
