@@ -135,6 +135,7 @@ def _assemble(
         },
         "prompts": [prompt],
         "sce": None,
+        "naming": settings.get("naming"),
         "provenance": {
             **provenance,
             "recording": made,
