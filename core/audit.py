@@ -6,39 +6,42 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .activations import ActivationStore
 from .amplify import Amplifier, amplify
 from .audit_settings import AuditSettings, claim
 from .backends.diffusers import DiffusersBackend
 from .collect import Progress, Recording, batches, collect, plan_recording
+from .directions import compare
+from .directions.compass import compass_rows
 from .distributed import barrier, mine, rank
 from .embed import ClipEmbedder
 from .errors import HapaxError
 from .feature_set import recorded_grid
 from .findings import Found, find_features, train_on
 from .gallery import Gallery
-from .labels import Labeller, PhraseLabeller
+from .naming import Namer
 from .pattern import Pattern
 from .report import save_audit, write_report
 from .sae import MatryoshkaSAE, TrainedSAE, load_sae, save_sae
 from .sce.summary import audit_rows
 
 SEARCH_SEEDS, SHOWN_SEEDS = 12, 24
+# Where a prompt leans is settled in few steps.
+COMPASS_STEPS = 8
 LIMITS = (
     "Only what the model encodes and at least sometimes shows can be found; what it never shows is out of reach.",
     "Shown in says how many pictures look like the feature to CLIP, beyond the gap between its pictures and the rest; "
     "the frequency says on how many its latent fires. Neither is a count of the attribute itself.",
     "Distinctiveness is measured by CLIP, so what CLIP can't see is missed, and what CLIP confuses is confused here.",
-    "Names are the nearest of a fixed list of phrases; look at the pictures before you trust one.",
+    "Names are the nearest of a fixed bank of captions; look at the pictures before you trust one.",
     "Turning a feature up by steering is an extension of the paper, which rewrites prompts instead.",
 )
 
@@ -61,6 +64,7 @@ class Audit:
         self.timings: dict[str, float] = {}
         self.fingerprint = backend.fingerprint()
         self.recording: Recording
+        self.namer: Namer
 
     def run(self, *, resume: bool, command: str) -> Path:
         """Do all that is not done yet and write the report; returns its path.
@@ -74,6 +78,8 @@ class Audit:
             self.backend, settings.sampling, settings.site, settings.record_steps, settings.positions
         )
         self._check_autoencoder()
+        fits = {"architecture": type(self.backend.denoiser).__name__, "channels": self.recording.channels}
+        self.namer = Namer.of(settings.bank, settings.index, fits | self._fits(), settings.seed)
         if rank() == 0:
             claim(self.out, {"model": self.fingerprint, "clip": self.embedder.fingerprint} | asdict(settings), resume)
         barrier()
@@ -85,11 +91,13 @@ class Audit:
             samples[int(sample.prompt)].append(row)
         with self._timed("training"):
             trained = [self._train(store, index, samples[index]) for index in samples]
+        compass = self._compass()
         if rank() != 0:
             barrier()
             return self.out / "report.html"
         prompts = [self._prompt(store, index, samples[index], trained[index]) for index in samples]
-        audit = self._assemble(prompts, trained, started, command) | {"sce": self._diversity(store)}
+        audit = self._assemble(prompts, trained, started, command)
+        audit |= {"sce": self._diversity(store), "naming": self.namer.row(), "compass": compass}
         save_audit(audit, self.out / "audit.json")
         path = write_report(audit, self.out)
         barrier()
@@ -200,7 +208,7 @@ class Audit:
                 store,
                 samples,
                 trained,
-                self._labeller(prompt),
+                self.namer.labeller(prompt, self.embedder.texts),
                 listed=settings.listed,
                 rare=settings.rare,
                 normalize=settings.normalize,
@@ -224,11 +232,6 @@ class Audit:
             "sample_sheet": gallery.sheet(),
             "sae": self._sae_row(trained, index),
         }
-
-    def _labeller(self, prompt: str) -> Callable[[Tensor], Labeller]:
-        phrases = list(self.settings.phrases)
-        texts = self.embedder.texts([f"{prompt}, {phrase}" for phrase in phrases])
-        return lambda embeddings: PhraseLabeller(phrases, texts, embeddings, seed=self.settings.seed)
 
     def _amplify(
         self, store: ActivationStore, found: Found, number: int, index: int, prompt: str, gallery: Gallery
@@ -275,6 +278,27 @@ class Audit:
         with self._timed("diversity"):
             texts = self.embedder.texts(self.settings.prompts)
             return audit_rows(store.embeddings(), texts, [int(sample.prompt) for sample in store.samples])
+
+    def _compass(self) -> dict[str, Any] | None:
+        """Read where the prompts lie between the poles, if there are any; all processes take part."""
+        settings = self.settings
+        if not settings.poles:
+            return None
+        recipe = {"steps": min(COMPASS_STEPS, settings.sampling.steps), "site": settings.site}
+        with self._timed("compass"):
+            readings = compare(
+                self.backend,
+                settings.prompts,
+                settings.poles,
+                seeds=range(settings.seed, settings.seed + settings.compass_seeds),
+                guidance=settings.sampling.guidance,
+                batch_size=settings.sampling.batch_size,
+                size=settings.sampling.size,
+                folder=self.out / "compass",
+                progress=lambda _, done, total: self.report("compass", done, total),
+                **recipe,
+            )
+        return compass_rows(readings, settings.poles, recipe)
 
     def _assemble(
         self, prompts: list[dict[str, Any]], trained: list[TrainedSAE], started: str, command: str

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .collect import Sampling
+from .directions.compass import check_poles
 from .durable import write_file
 from .errors import HapaxError
 from .findings import SAESize
@@ -29,7 +30,10 @@ class AuditSettings:
         listed: features shown per prompt, at most.
         rare: largest share of the pictures that show a listed feature.
         amplified: how many of them are also turned up.
-        phrases: candidate names for features.
+        bank: captions that features are named with.
+        index: file of a caption index that names them in place of the bank, by what the model itself does.
+        poles: what plain prompts are read between, `{}` being the prompt; none reads nothing.
+        compass_seeds: samples of each prompt and pole for that.
         normalize, min_support, seed: as in `score_features`.
     """
 
@@ -44,7 +48,10 @@ class AuditSettings:
     listed: int = 10
     rare: float = 0.15
     amplified: int = 1
-    phrases: tuple[str, ...] = ()
+    bank: tuple[str, ...] = ()
+    index: str | None = None
+    poles: tuple[str, ...] = ()
+    compass_seeds: int = 128
     normalize: Normalize = "rank"
     min_support: int = 5
     seed: int = 0
@@ -60,12 +67,15 @@ class AuditSettings:
             ("positions", 1),
             ("listed", 1),
             ("min_support", 5),
+            ("compass_seeds", 4),
         ):
             if getattr(self, name) < least:
                 raise HapaxError(f"{name} is {getattr(self, name)}; give {least} or more.")
 
         if not 0 < self.rare <= 1:
             raise HapaxError(f"rare is {self.rare}; give a share above 0 and up to 1.")
+        if self.poles:
+            check_poles(self.poles)
 
     def seeds(self) -> range:
         """The seeds of the scored pictures; amplification uses those after them."""

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from ..audit_settings import AuditSettings
     from ..embed import ClipEmbedder
 
-PHRASES = Path(__file__).parents[1] / "phrases.txt"
 DEMO_PROMPTS = ("a photo of a firefighter", "a photo of a cook")
+DEMO_POLES = ("{}, woman", "{}, man")
 
 
 def add_demo(commands: Any) -> None:
@@ -50,7 +50,22 @@ def add_audit(commands: Any) -> None:
     parser.add_argument("--prompts", type=some_path, required=True, metavar="FILE", help="one prompt a line")
     add_clip(parser, "ViT-L-14")
     parser.add_argument(
-        "--phrases", type=some_path, default=PHRASES, metavar="FILE", help="candidate names, one a line"
+        "--bank",
+        type=some_path,
+        metavar="FILE",
+        help="captions to name features with: text, CSV, JSONL or pictures with captions (default: a general bank)",
+    )
+    parser.add_argument(
+        "--index",
+        type=some_path,
+        metavar="FILE",
+        help="name features by what `directions build` recorded of this model, in place of CLIP",
+    )
+    parser.add_argument(
+        "--poles", nargs="+", default=(), metavar="TEXT", help="also read where prompts lie: '{}, woman' '{}, man'"
+    )
+    parser.add_argument(
+        "--compass-seeds", type=Whole(4), default=128, metavar="N", help="of each prompt and pole (default: 128)"
     )
     parser.add_argument(
         "--images", type=Whole(1), default=1000, metavar="N", help="pictures per prompt (default: 1000)"
@@ -97,7 +112,8 @@ def run_demo(arguments: argparse.Namespace) -> None:
         prompts=DEMO_PROMPTS,
         images=arguments.images,
         seed=arguments.seed,
-        phrases=phrases(),
+        bank=phrases(),
+        poles=DEMO_POLES,
         amplified=2,
         # Below 3 % of the pictures the demo claims nothing.
         min_support=max(5, -(-3 * arguments.images // 100)),
@@ -113,12 +129,16 @@ def run_audit(arguments: argparse.Namespace) -> None:
     """Audit a local pipeline."""
     from ..audit_settings import AuditSettings
     from ..collect import Sampling
+    from ..directions import read_bank
     from ..findings import SAESize
 
     size = {name: getattr(arguments, name) for name in ("height", "width") if getattr(arguments, name)}
     settings = AuditSettings(
         prompts=read_lines(arguments.prompts, "prompts"),
-        phrases=read_lines(arguments.phrases, "phrases"),
+        bank=read_bank(arguments.bank),
+        index=arguments.index and str(arguments.index.resolve()),
+        poles=tuple(arguments.poles),
+        compass_seeds=arguments.compass_seeds,
         sampling=Sampling(arguments.steps, arguments.guidance, arguments.batch_size, size),
         images=arguments.images,
         site=arguments.site,

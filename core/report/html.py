@@ -10,6 +10,7 @@ from typing import Any
 
 from ..durable import write_file
 from . import appendix, sections
+from .captions import captions
 from .cards import wall
 from .changes import changes
 from .markup import Html, data_island, el, join
@@ -72,6 +73,7 @@ def _body(view: View) -> Html:
         appendix.features_table(view),
         appendix.diversity(view),
         appendix.debiasing(view),
+        captions(view),
         appendix.trust(view),
         appendix.provenance(view),
         appendix.reproduce(view),
@@ -92,6 +94,7 @@ def _contents(view: View) -> Html:
         ("numbers", "All numbers", True),
         ("diversity", "Diversity", audit.get("sce")),
         ("bias", "Bias", audit.get("invdiff")),
+        ("captions", "Captions", audit.get("naming") or audit.get("compass")),
         ("trust", "Trust", True),
         ("provenance", "Provenance", True),
         ("reproduce", "Reproduce", True),

@@ -46,6 +46,7 @@ def _problems(audit: Row) -> Iterator[Problem]:
         for spot, group in _places(f"{place}.groups", prompt["groups"]):
             yield _rate(f"{spot}.before", group["before"])
             yield _rate(f"{spot}.after", group["after"])
+    yield from _compass(audit.get("compass"), indices)
 
 
 def _places(path: str, items: list[Row]) -> Iterator[tuple[str, Row]]:
@@ -167,6 +168,27 @@ def _diversity(spot: str, row: Row) -> Iterator[Problem]:
         ends = row.get(f"{name}_interval")
         if ends and name in row:
             yield _inside(f"{spot}.{name}", row[name], *ends)
+
+
+def _compass(compass: Row | None, indices: set[int]) -> Iterator[Problem]:
+    if compass is None:
+        return
+    for place, reading in _places("compass.prompts", compass["prompts"]):
+        if reading["index"] not in indices:
+            yield f"{place}.index is {reading['index']}; expected the index of one of the prompts"
+        if [each["pole"] for each in reading["shares"]] != compass["poles"]:
+            yield f"{place}.shares are of other poles; expected one a pole, in the order of compass.poles"
+        total = sum(each["share"] for each in reading["shares"])
+        if abs(total - 1) > _ROUNDING:
+            yield f"{place}.shares sum to {total:g}; expected shares that sum to 1"
+        for spot, each in _places(f"{place}.shares", reading["shares"]):
+            yield _inside(f"{spot}.share", each["share"], each["low"], each["high"])
+        for spot, lean in _places(f"{place}.leans", reading["leans"]):
+            ends = [lean[end] for end in ("value", "low", "high")]
+            if None not in ends:
+                yield _inside(f"{spot}.value", *ends)
+            elif ends != [None] * 3:
+                yield f"{spot} has some of value, low and high; expected all of them, or null for all"
 
 
 def _rate(spot: str, rate: Row | None) -> Problem:

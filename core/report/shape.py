@@ -49,6 +49,13 @@ looked at. `rules` says what must hold between the numbers. ::
       prompts[]?      the same of each prompt's own pictures, with its index; the prompt explains their mean there
     invdiff?          module, strength, measured_by, prompts[] of {prompt, bias_before, bias_after,
                       groups[] of {name, before, after} as rates} | null
+    naming?           where labels come from: by "clip" (the captions' CLIP embeddings) or "index" (what the model does
+                      under them), captions (how many were offered), index? (path of that file) | null
+    compass?          where plain prompts lie between poles: poles[] ({} stands for the prompt), seeds (samples of each
+                      caption), steps, site, prompts[] of {index of the prompt, shares[], leans[]} | null
+      shares[]        the mixture of the poles that comes nearest, one entry a pole: pole, share, low, high
+      leans[]         one entry a pair of poles: first, second, value (1 is all first, -1 all second), low, high | null
+                      where they aren't told apart, p (that seeds agree on what tells them apart by chance)
     provenance        reproduce (the command to run again), command?, started?, versions?, fingerprints?,
                       timings? (seconds a stage), and whatever else belongs there
     limits[]          sentences: what this audit can't say
@@ -191,6 +198,30 @@ _invdiff = Record(
     "a debiasing",
     {"module": words, "strength": number(), "measured_by": words, "prompts": Listing(_bias, 1)},
 )
+_naming = Record("how labels were found", {"by": one_of("clip", "index"), "captions": whole(1)}, {"index": words})
+_share = Record("a pole's share", {"pole": words, "share": share, "low": share, "high": share})
+_lean = Record(
+    "a lean",
+    {
+        "first": words,
+        "second": words,
+        "value": Maybe(number()),
+        "low": Maybe(number()),
+        "high": Maybe(number()),
+        "p": share,
+    },
+)
+_reading = Record("a prompt's reading", {"index": whole(0), "shares": Listing(_share, 2), "leans": Listing(_lean, 1)})
+_compass = Record(
+    "a bias compass",
+    {
+        "poles": Listing(words, 2),
+        "seeds": whole(1),
+        "steps": whole(1),
+        "site": words,
+        "prompts": Listing(_reading, 1),
+    },
+)
 _provenance = Record(
     "the provenance",
     {"reproduce": words},
@@ -212,6 +243,8 @@ AUDIT: Kind = Record(
         "sae": Maybe(_sae),
         "sce": Maybe(_sce),
         "invdiff": Maybe(_invdiff),
+        "naming": Maybe(_naming),
+        "compass": Maybe(_compass),
         "credits": Listing(words),
     },
 )

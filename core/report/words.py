@@ -27,5 +27,5 @@ def measured() -> list[str]:
 def papers(audit: dict[str, Any]) -> list[tuple[str, str]]:
     """(what was taken, arXiv number) of the methods that this audit used."""
     used = ["raigen", "matryoshka", "decoding"]
-    used += [name for name in ("invdiff", "sce") if audit.get(name)]
+    used += [name for name in ("invdiff", "sce", "compass") if audit.get(name)]
     return [_WORDS["papers"][name] for name in used]

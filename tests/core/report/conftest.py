@@ -179,6 +179,17 @@ def _prompt(folder: Path, concept: str, number: int, size: int) -> dict:
     }
 
 
+def _reading(index: int, share: float) -> dict:
+    """What a prompt leans to, with intervals of .08 to either side."""
+    shares = [
+        {"pole": pole, "share": part, "low": part - 0.08, "high": part + 0.08}
+        for pole, part in (("{}, woman", share), ("{}, man", 1 - share))
+    ]
+    lean = {"first": "{}, woman", "second": "{}, man", "value": 2 * share - 1, "p": 0.001}
+    ends = {"low": 2 * share - 1.16, "high": 2 * share - 0.84}
+    return {"index": index, "shares": shares, "leans": [lean | ends]}
+
+
 def build_audit(folder: Path, size: int = 64) -> dict:
     """Draw every picture into ``folder/images`` and return the audit that names them."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -249,6 +260,14 @@ def build_audit(folder: Path, size: int = 64) -> dict:
                     ],
                 }
             ],
+        },
+        "naming": {"by": "index", "captions": 612, "index": "bank/index.safetensors"},
+        "compass": {
+            "poles": ["{}, woman", "{}, man"],
+            "seeds": 128,
+            "steps": 8,
+            "site": "mid",
+            "prompts": [_reading(number, share) for number, share in enumerate((0.13, 0.82))],
         },
         "provenance": {
             "reproduce": command,
