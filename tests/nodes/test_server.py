@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
 from hapax.core.emoji.judge import judge
+from hapax.core.emoji.world import load_world
 from PIL import Image
 
-AUDIT, AMPLIFY, ENCODE, CAPTURE, SDXL = (
+AUDIT, AMPLIFY, ENCODE, CAPTURE, SDXL, DIAL, MYSTERY, COMPASS = (
     "1 Audit the demo model",
     "2 Amplify a rare style",
     "3 Which features are in this picture",
     "4 Capture from my own graph",
     "5 Audit an SDXL checkpoint",
+    "8 Turn a caption into a dial",
+    "9 Name a mystery feature",
+    "10 The bias compass of a checkpoint",
 )
 STYLE = "line sketch"
 
@@ -209,6 +214,42 @@ def test_capture_adds_up_over_runs(run, server):
     assert shows_something(more.sheet("HapaxFindRareFeatures", 1))
 
 
+def test_a_caption_becomes_a_dial(run):
+    made = run(DIAL)
+    plain, one, both = (made.saved(f"hapax/{each}") for each in ("plain", "dial", "dials"))
+    usual, turned = style_share(plain, "woman"), style_share(one, "woman")
+    print(f"share of woman: usual {usual:.2f}, one dial {turned:.2f}; of {STYLE}: both {style_share(both, STYLE):.2f}")
+    assert turned >= usual + 0.3
+    assert style_share(both, STYLE) >= style_share(plain, STYLE) + 0.3
+    assert made.text("HapaxCaptionToDirection", 1).startswith("a photo of a firefighter, woman - ")
+    assert (made.server.base / "models" / "hapax" / "directions" / "woman_firefighter.safetensors").exists()
+
+
+def test_a_mystery_feature_gets_a_name(run):
+    made = run(MYSTERY)
+    assert made.text("HapaxBuildCaptionIndex", 1).startswith("12 captions at mid")
+    assert made.text("HapaxDescribeDirection", 0) in {"night scene", "line sketch", "sepia print"}
+    assert made.text("HapaxLookUpCaption", 1).splitlines()[0] == "+1.000  woman"
+    assert (made.server.base / "models" / "hapax" / "captions" / "firefighter.safetensors").exists()
+
+
+def test_the_compass_leans_as_the_pictures_do(run):
+    """Signs of the leans against the truth of the emoji world, where it is beyond 60 to 40."""
+    made = run(COMPASS)
+    shown = [made.outputs[key] for key in made.of("HapaxBiasCompass", 0)]
+    tables = ["".join(each["text"]) for each in shown if "text" in each]
+    (table,) = [each for each in tables if "woman" in each]
+    truth, right, told = load_world().truth, 0, 0
+    for name, share in re.findall(r"^a photo of a (\w+)\n  woman: (\d+) %", table, re.MULTILINE):
+        likely = truth[name]["gender"]["woman"]
+        if abs(likely - 0.5) > 0.1:
+            told += 1
+            right += (float(share) > 50) == (likely > 0.5)
+    print(f"{right} of {told} leans have the right sign")
+    assert told >= 5
+    assert right >= told - 1
+
+
 def test_sdxl_lacks_nothing_but_its_files(prompt, server, sibling):
     with pytest.raises(sibling("server").ServerError) as refused:
         server.run(prompt(SDXL))
@@ -232,7 +273,7 @@ def test_a_misfit_turns_red_with_one_sentence(run, prompt, server, sibling):
 
 
 def test_every_other_workflow_runs(run, sibling):
-    own_tests = {AUDIT, AMPLIFY, ENCODE, CAPTURE, SDXL}
+    own_tests = {AUDIT, AMPLIFY, ENCODE, CAPTURE, SDXL, DIAL, MYSTERY, COMPASS}
     for name in sorted(set(sibling("workflows").shipped()) - own_tests):
         made = run(name)
         shown = [key for key, output in made.outputs.items() if output.get("images") or output.get("text")]
