@@ -162,7 +162,8 @@ def _belongs(path: PurePosixPath) -> bool:
     """Whether an export holds a file of this name."""
     if len(path.parts) == 1:
         return path.name in _TOP
-    return len(path.parts) <= 4 and path.suffix.lower() in _INNER.get(path.parts[0], ())
+    top = path.as_posix().partition("/")[0]
+    return len(path.parts) <= 4 and path.suffix.lower() in _INNER.get(top, ())
 
 
 def _extract(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, left: int) -> int:

@@ -53,7 +53,8 @@ ROUNDS = (
     Round(1.2, 16, 3e-4, beyond=0.4, slopes=16),
     Round(1.2, 16, 2e-4, beyond=0.4),
     Round(1.5, 16, 2e-4, beyond=0.4),
-    Round(1.2, 16, 2e-4, beyond=0.4),
+    Round(2.2, 16, 2e-4, beyond=0.4),
+    Round(1.8, 16, 2e-4, beyond=0.4),
 )
 STEPS, FOCUS, SLOPES, BARE = 300, (0.5, 1.0), (0.05, 0.6), 32
 LARGEST = math.log(3)

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..backends.diffusers import DiffusersBackend
+from ..backends.diffusers import DiffusersBackend, Taps
 from ..distributed import gather, mine, process_group, rank
 from ..statistics import wilson_interval
-from ..taps import Step, Tap
+from ..taps import Step
 from . import CLIP_FOLDER, DEMO, MODEL_FOLDER
 from .judge import Verdict, judge
 from .world import World, load_world
@@ -30,7 +30,7 @@ EXCHANGED, PAIRS = 0.3, 48
 
 
 def sample(
-    backend: DiffusersBackend, prompts: list[str], seed: int, batch: int = 100, taps: dict[str, Tap] | None = None
+    backend: DiffusersBackend, prompts: list[str], seed: int, batch: int = 100, taps: Taps | None = None
 ) -> np.ndarray:
     """Pictures uint8 [n, 64, 64, 3], one per prompt, at seeds from `seed` on."""
     seeds = range(seed, seed + len(prompts))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from hapax.core.emoji.train_unet import build_unet, draw_times
+from hapax.core.emoji.lessons import draw_times
+from hapax.core.emoji.train_unet import build_unet
 
 
 def test_closed_skips_stay_closed_in_training() -> None:

@@ -245,6 +245,7 @@ def test_only_the_first_200_are_shown(audit: dict, folder: Path) -> None:
 
 def test_findings_come_before_better_ranks(audit: dict, folder: Path) -> None:
     audit["prompts"], audit["sce"]["prompts"] = audit["prompts"][:1], audit["sce"]["prompts"][:1]
+    audit["compass"]["prompts"] = audit["compass"]["prompts"][:1]
     rows = audit["prompts"][0]["features"]
     late = [f for f in rows if f["finding"]][-1]
     filler = next(f for f in rows if not f["finding"])
@@ -319,8 +320,8 @@ def test_headings_descend_and_tables_have_heads(page: Page) -> None:
     assert levels[0] == 1
     assert all(b <= a + 1 for a, b in pairwise(levels))
     tables = page.all("table")
-    assert len(tables) == 4
-    assert len(page.all("caption")) == 4
+    assert len(tables) == 6
+    assert len(page.all("caption")) == 6
     assert all(a.get("scope") for a in page.all("th"))
     assert page.all("html")[0]["lang"] == "en"
 
@@ -362,6 +363,7 @@ def test_a_full_page_of_small_pictures_can_be_sent(audit: dict, folder: Path) ->
     features = [{**rows[-1], "id": f"f{n}", "exemplars": shots[10 * n : 10 * n + 10]} for n in range(100)]
     audit["prompts"] = [{**audit["prompts"][0], "features": features, "sample_sheet": None}]
     audit["sce"]["prompts"] = audit["sce"]["prompts"][:1]
+    audit["compass"]["prompts"] = audit["compass"]["prompts"][:1]
     for feature in features:
         for shot in feature["exemplars"]:
             shot["heatmap"] = rows[0]["exemplars"][0]["heatmap"]

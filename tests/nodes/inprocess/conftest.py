@@ -105,6 +105,13 @@ class Subject:
         )
 
 
+@pytest.fixture(autouse=True)
+def _as_in_a_server() -> Iterator[None]:
+    """No gradients, as when ComfyUI runs a node; a model that another test loaded so can't give any."""
+    with torch.no_grad():
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_models() -> ModuleType:
     """The module beside this file: build_model, build_clip, build_vae, conditioning, FAMILIES."""
