@@ -113,7 +113,7 @@ class DiffusersBackend:
 
         Each sample's noise is drawn in float32 from a CPU generator with its own seed, for the sample alone,
         so a picture is the same in any batch, up to the rounding of batched kernels: measured on a CPU over
-        small models of the four architectures, at most 1e-6 of the range [0, 1] in float32, .008 (two of its
+        small models of the four architectures, at most 3e-6 of the range [0, 1] in float32, .008 (two of its
         own steps at 1) in bfloat16. Only batches of the same size are bit-equal.
 
         Args:
