@@ -12,7 +12,7 @@ import torch
 from hapax.core.sae import SAEConfig, load_sae, train_sae
 
 WORKER = """
-import json, sys
+import json, os, sys
 import torch
 import torch.distributed as dist
 from hapax.core.sae import SAEConfig, save_sae, train_sae
@@ -36,7 +36,10 @@ average_gradients([weight])
 ragged = gathered(torch.arange(3 + 2 * rank) + 100 * rank)
 sums = [summed(torch.tensor(rank + 5)).item(), least(rank + 5, torch.device("cpu"))]
 json.dump([weight.grad.tolist(), ragged.tolist(), sums], open(f"{folder}/primitives.{rank}.json", "w"))
+dist.barrier()
 dist.destroy_process_group()
+# Gloo's threads now and then abort the interpreter while it is taken down; all files are written and closed.
+os._exit(0)
 """
 
 SHAPE = {"d_in": 12, "d_sae": 48, "prefix_sizes": (12, 48), "k": 3, "lr": 3e-3, "aux_k": 8, "dead_after": 2}
