@@ -159,7 +159,7 @@ print(tokens, peak - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="measures by /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="No /proc here: memory is NOT measured")
 def test_reading_takes_the_buffers_memory_not_the_stores(tmp_path):
     """105 MB of tokens are read through a buffer of 8 MB and shards of 2 MB."""
     command = [sys.executable, "-P", "-c", MEMORY, str(tmp_path / "store")]

@@ -85,7 +85,7 @@ def test_found_by_search(clean, look, words, node):
 
 def test_found_by_another_word_where_the_frontend_can(clean, server):
     if "search_aliases" not in server.get("/object_info/HapaxTrainSAE")["HapaxTrainSAE"]:
-        pytest.skip("this ComfyUI has no search aliases")
+        pytest.skip("SEARCH BY ALIAS WAS NOT TESTED: this ComfyUI has no search aliases")
     search_and_add(clean, "dictionary learning", (700, 450))
     assert clean.evaluate("app.graph._nodes.map(n => n.comfyClass)") == ["HapaxTrainSAE"]
 
