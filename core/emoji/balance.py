@@ -20,7 +20,7 @@ from torch import Tensor
 
 from . import DEMO
 from .lessons import BATCH, Lessons, demo_scheduler
-from .train_unet import CONTRAST, Denoiser, compiled, joined, squared_error
+from .train_unet import CONTRAST, Denoiser, compiled, joined, paired_error
 from .trainer import Trainer
 from .world import World
 
@@ -57,7 +57,7 @@ ROUNDS = (
     Round(1.8, 16, 2e-4, beyond=0.4),
 )
 STEPS, FOCUS, SLOPES, BARE = 300, (0.5, 1.0), (0.05, 0.6), 32
-LARGEST = math.log(3)
+LARGEST, RIVALS = math.log(3), 0.03
 
 Rates = dict[str, dict[str, float]]
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -175,8 +175,9 @@ def balance(folder: Path, model: Denoiser, lessons: Lessons) -> None:
             error = predict(batch.x, batch.t, batch.tokens) - target
             if plan.slopes:
                 one, other = error[size:].chunk(2)
-                return error[:size].pow(2).mean() + (one - other).pow(2).mean()
-            return squared_error(error, plan.pairs)
+                differ = lessons.squared_error(one - other, batch, RIVALS, slice(-plan.slopes, None))
+                return lessons.squared_error(error[:size], batch, RIVALS, slice(size)) + differ
+            return paired_error(lessons, error, batch, plan.pairs, RIVALS)
 
         run = folder / f"round-{number}"
         Trainer(model, loss, run, steps=STEPS, lr=plan.lr, warmup=20, ema=0.98).run()

@@ -11,6 +11,7 @@ from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from .ideal import free_prior, ideal_clean, named_sets, prior, velocity
+from .rivals import Rivals
 from .tokens import CONTEXT
 from .world import Kind, World, load_world
 
@@ -104,7 +105,7 @@ def draw_times(count: int, focus: tuple[float, float], generator: torch.Generato
 class Batch(NamedTuple):
     """Noisy latents [B, 8, 8, 8], their times [B], token ids [B, 24], the v to predict [B, 8, 8, 8].
 
-    `bare` [B]: whether the caption is of a concept and names no attribute.
+    `bare` [B]: whether the caption is of a concept and names no attribute. `concept` [B]: what the picture shows.
     """
 
     x: Tensor
@@ -112,6 +113,7 @@ class Batch(NamedTuple):
     tokens: Tensor
     target: Tensor
     bare: Tensor
+    concept: Tensor
 
 
 def _are_bare(rows: list[Drawn]) -> Tensor:
@@ -128,6 +130,7 @@ class Lessons:
         self.means = mean * self.scale
         self.spread = deviation.square().mean().sqrt().item() * self.scale
         self.rows = {kind: i for i, kind in enumerate(self.world.kinds())}
+        self.rivals = Rivals(self.world, self.means)
         self._ids: dict[str, Tensor] = {}
         self._priors: dict[tuple, Tensor] = {}
 
@@ -142,7 +145,8 @@ class Lessons:
         pairs = [draw_pair(self.world, rng, bare=i < only_bare) for i in range(size)]
         x, t, _ = self._noisy([pair.kind for pair in pairs], focus, rng, generator)
         tokens = torch.stack([self.tokens(pair.caption) for pair in pairs])
-        return Batch(x, t, tokens, self._target(x, t, pairs, bare or self.world), _are_bare(pairs))
+        target = self._target(x, t, pairs, bare or self.world)
+        return Batch(x, t, tokens, target, _are_bare(pairs), self._concepts(pairs))
 
     def contrast(
         self,
@@ -173,7 +177,17 @@ class Lessons:
         x = torch.cat([x, x + self.bar[t].sqrt().view(-1, 1, 1, 1) * moved])
         tokens = torch.stack([self.tokens(row.caption) for row in one + other])
         t = torch.cat([t, t])
-        return Batch(x, t, tokens, self._target(x, t, one + other, self.world), _are_bare(one + other))
+        rows, target = one + other, self._target(x, t, one + other, self.world)
+        return Batch(x, t, tokens, target, _are_bare(rows), self._concepts(rows))
+
+    def squared_error(self, error: Tensor, batch: Batch, rivals: float, rows: slice = slice(None)) -> Tensor:
+        """The mean square of errors of v [B, 8, 8, 8] in these rows, and, so weighed, of leaning towards rivals."""
+        noise = (1 - self.bar[batch.t[rows]]).sqrt().view(-1, 1, 1, 1)
+        lean = self.rivals.squared(noise * error, batch.concept[rows]).mean()
+        return error.square().mean() + rivals * lean
+
+    def _concepts(self, rows: list[Drawn]) -> Tensor:
+        return torch.tensor([self.world.concepts.index(row.kind.concept) for row in rows])
 
     def _centre(self, kinds: list[Kind], shift: Tensor) -> Tensor:
         return self.means[torch.tensor([self.rows[kind] for kind in kinds]), shift]

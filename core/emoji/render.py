@@ -57,23 +57,24 @@ def _flat(art: np.ndarray) -> np.ndarray:
 
 
 def _line_sketch(art: np.ndarray) -> np.ndarray:
-    """Dark lines where colours or the outline change (a morphological gradient), lightly shaded, on white."""
+    """Dark lines where colours or the outline change (a morphological gradient), shaded in pencil, on white."""
     planes = np.concatenate([_over(art, (1, 1, 1)), art[..., 3:]], -1)
     near = [np.roll(planes, (dy, dx), (0, 1)) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy * dx == 0]
     edge = (np.max(near, 0) - np.min(near, 0)).max(-1, keepdims=True)
-    shade = 0.38 * (1 - _luminance(planes[..., :3])[..., None])
+    shade = 0.85 * (1 - _luminance(planes[..., :3])[..., None]) ** 1.3
     return np.repeat(np.clip(1 - shade - np.clip(1.3 * edge - 0.15, 0, 1), 0, 1), 3, -1)
 
 
 def _night_scene(art: np.ndarray) -> np.ndarray:
     dimmed = art.copy()
-    dimmed[..., :3] = art[..., :3] * np.array([0.62, 0.68, 0.92], np.float32)
-    return _over(dimmed, (0.17, 0.20, 0.46))
+    dimmed[..., :3] = art[..., :3] * np.array([0.80, 0.86, 1.0], np.float32)
+    return _over(dimmed, (0.10, 0.13, 0.38))
 
 
 def _sepia_print(art: np.ndarray) -> np.ndarray:
-    grey = _luminance(_over(art, (1, 1, 1)))[..., None]
-    dark, light = np.array([0.23, 0.13, 0.05], np.float32), np.array([0.96, 0.88, 0.72], np.float32)
+    """A contrasty print: without the contrast, hardly anything would be left of the skin tones."""
+    grey = np.clip(1.3 * _luminance(_over(art, (1, 1, 1)))[..., None] - 0.2, 0, 1)
+    dark, light = np.array([0.16, 0.07, 0.01], np.float32), np.array([1.0, 0.91, 0.74], np.float32)
     return dark + (light - dark) * grey
 
 

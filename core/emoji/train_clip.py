@@ -9,6 +9,7 @@ import numpy as np
 import open_clip
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .render import render_all, shifts
 from .tokens import CONTEXT
@@ -73,8 +74,10 @@ def train_clip(folder: Path, merges: Path, steps: int = STEPS) -> Any:
         x = torch.stack([pictures[i].roll(offsets[rng.integers(len(offsets))], (0, 1)) for i in chosen])
         # Generated pictures are a little soft and noisy; the tower must not mind.
         x = x.float() + torch.rand(BATCH, 1, 1, 1, generator=generator) * 16 * torch.randn(x.shape, generator=generator)
-        image = model.encode_image(normalise(x.clamp(0, 255)), normalize=True)
-        text = model.encode_text(tokenizer(texts), normalize=True)
+        # PyTorch's fused attention is slow backwards on CPUs.
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            image = model.encode_image(normalise(x.clamp(0, 255)), normalize=True).float()
+            text = model.encode_text(tokenizer(texts), normalize=True).float()
         logits = model.logit_scale.exp().clamp(max=100) * image @ text.T
         # Several captions of a batch are true of one picture, so the targets are spread evenly over them.
         target = _true_of(batch, named).float()

@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from .render import render_all, shifts
+from .rivals import one_apart
 from .trainer import Trainer
 from .world import World, load_world
 
@@ -18,6 +19,8 @@ STEPS, BATCH, LR = 1800, 32, 2e-3
 SHARPEN_STEPS, SHARPEN_LR = 2000, 1.5e-3
 # An ELBO with pixel noise .05: weight = 2 sigma^2 / (3 * 64 * 64) for a KL summed over the latent.
 KL_WEIGHT = 4e-7
+# What an attribute changes is small next to a whole picture; a VAE that only minds pixels washes skin tones out.
+RIVAL_WEIGHT = 0.02
 
 
 def build_vae() -> Any:
@@ -36,20 +39,40 @@ def build_vae() -> Any:
     return AutoencoderKL.from_config(config)
 
 
-def picture_batch(pictures: Tensor, offsets: list[tuple[int, int]], step: int, size: int) -> Tensor:
-    """`size` pictures with random shifts, drawn from `step`: float [size, 3, H, W] in [-1, 1]."""
-    rng = np.random.default_rng([1, step])
-    index = rng.integers(len(pictures), size=size)
-    shift = rng.integers(len(offsets), size=size)
-    batch = [pictures[i].roll(offsets[s], (0, 1)) for i, s in zip(index, shift, strict=True)]
-    return torch.stack(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
+class Pictures:
+    """The world's pictures for training, each with a rival: the same but for one attribute."""
+
+    def __init__(self, world: World) -> None:
+        self.pixels = torch.from_numpy(render_all(world)).permute(0, 3, 1, 2)
+        self.offsets = shifts(world)
+        kinds = world.kinds()
+        self.rivals = [[j for j, other in enumerate(kinds) if one_apart(kind, other)] for kind in kinds]
+
+    def draw(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor]:
+        """Kinds and shifts [size], their pictures and a rival of each, float [size, 3, H, W] in [-1, 1]."""
+        kind, shift = rng.integers(len(self.pixels), size=size), rng.integers(len(self.offsets), size=size)
+        rival = np.array([rng.choice(self.rivals[k]) for k in kind])
+        return kind, shift, self._shifted(kind, shift), self._shifted(rival, shift)
+
+    def _shifted(self, kind: np.ndarray, shift: np.ndarray) -> Tensor:
+        batch = [self.pixels[k].roll(self.offsets[s], (1, 2)) for k, s in zip(kind, shift, strict=True)]
+        return (torch.stack(batch).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def picture_error(y: Tensor, x: Tensor, rival: Tensor, absolute: float) -> Tensor:
+    """Squared and absolute error of pictures y for x, all [B, 3, H, W], and how far they go towards their rivals.
+
+    The last is 0 for a picture that is right and 1/2 for one midway between the two, whatever their distance.
+    """
+    error, apart = (y - x) / 2, ((rival - x) / 2).flatten(1)
+    towards = (error.flatten(1) * apart).sum(1) / apart.square().sum(1)
+    return error.square().mean() + absolute * error.abs().mean() + RIVAL_WEIGHT * towards.square().mean()
 
 
 def train_vae(folder: Path, steps: int = STEPS) -> Any:
     """Train (or resume) in `folder`; returns the VAE with its EMA weights."""
     torch.manual_seed(0)
-    world = load_world()
-    pictures, offsets = torch.from_numpy(render_all(world)), shifts(world)
+    pictures = Pictures(load_world())
     vae = build_vae().to(memory_format=torch.channels_last)
 
     def forward(x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,14 +82,13 @@ def train_vae(folder: Path, steps: int = STEPS) -> Any:
     compiled = torch.compile(forward)
 
     def loss(step: int) -> Tensor:
-        x = picture_batch(pictures, offsets, step, BATCH).contiguous(memory_format=torch.channels_last)
+        _, _, x, rival = pictures.draw(np.random.default_rng([1, step]), BATCH)
         noise = torch.randn(BATCH, 8, 8, 8, generator=torch.Generator().manual_seed(step))
         with torch.autocast("cpu", torch.bfloat16):
             y, mean, logvar = compiled(x, noise)
         y, mean, logvar = y.float(), mean.float(), logvar.float()
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean()
-        error = (y - x) / 2
-        return error.pow(2).mean() + 0.02 * error.abs().mean() + min(1.0, step / 500) * KL_WEIGHT * kl
+        return picture_error(y, x, rival, 0.02) + min(1.0, step / 500) * KL_WEIGHT * kl
 
     Trainer(vae, loss, folder, steps=steps, lr=LR).run()
     return vae
@@ -92,23 +114,19 @@ def sharpen_decoder(folder: Path, vae: Any, steps: int = SHARPEN_STEPS) -> Any:
     """Train the decoder further with the encoder fixed, so that a denoiser trained on its latents stays valid."""
     torch.manual_seed(0)
     world = load_world()
-    pictures, offsets = torch.from_numpy(render_all(world)), shifts(world)
+    pictures = Pictures(world)
     mean, deviation = encode_world(vae, world)
     decoder: Any = nn.ModuleDict({"post": vae.post_quant_conv, "decoder": vae.decoder})
     decoder.to(memory_format=torch.channels_last)
     compiled = torch.compile(lambda z: decoder["decoder"](decoder["post"](z)))
 
     def loss(step: int) -> Tensor:
-        rng = np.random.default_rng([4, step])
-        kind, shift = rng.integers(len(pictures), size=BATCH), rng.integers(len(offsets), size=BATCH)
-        batch = [pictures[k].roll(offsets[s], (0, 1)) for k, s in zip(kind, shift, strict=True)]
-        x = torch.stack(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
+        kind, shift, x, rival = pictures.draw(np.random.default_rng([4, step]), BATCH)
         noise = torch.randn(BATCH, 8, 8, 8, generator=torch.Generator().manual_seed(step))
         z = mean[kind, shift] + deviation[kind, shift] * noise
         with torch.autocast("cpu", torch.bfloat16):
             y = compiled(z.contiguous(memory_format=torch.channels_last)).float()
-        error = (y - x) / 2
-        return error.pow(2).mean() + 0.05 * error.abs().mean()
+        return picture_error(y, x, rival, 0.05)
 
     Trainer(decoder, loss, folder, steps=steps, lr=SHARPEN_LR).run()
     return vae

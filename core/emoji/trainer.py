@@ -41,7 +41,7 @@ class Trainer:
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.ema = {n: p.detach().clone() for n, p in self.parameters.items()}
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay
+            self.parameters.values(), lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
         )
         self.step = 0
 
