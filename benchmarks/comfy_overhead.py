@@ -104,7 +104,7 @@ def measure(model, tap, latent: int, calls: int) -> list[float]:
     import comfy.model_management
     import comfy.patcher_extension
     import torch
-    from hapax.nodes import comfy_taps
+    from hapax.nodes import comfy_steps, comfy_taps
 
     inside, shares = Clock(), []
     tapped = comfy_taps.add_tap(model, "mid", tap)
@@ -114,7 +114,7 @@ def measure(model, tap, latent: int, calls: int) -> list[float]:
     (patch,) = options["patches"]["output_block_patch"]
     options["patches"] = {"output_block_patch": [lambda *args: inside.time(patch, *args)]}
     options["wrappers"] = tapped.wrappers
-    kept, comfy_taps._label = comfy_taps._label, lambda *args: inside.time(kept, *args)
+    kept, comfy_steps._label = comfy_steps._label, lambda *args: inside.time(kept, *args)
     x = torch.randn(2, 4, latent, latent, device=device)
     context = torch.randn(2, 77, 768, device=device)
     try:
@@ -131,7 +131,7 @@ def measure(model, tap, latent: int, calls: int) -> list[float]:
             if call:
                 shares.append(inside.seconds / whole.seconds)
     finally:
-        comfy_taps._label = kept
+        comfy_steps._label = kept
     return shares
 
 

@@ -15,7 +15,8 @@ from ..core.directions import PooledRecorder
 from ..core.errors import HapaxError
 from ..core.sites import Site
 from ..core.taps import Step, Tap
-from .comfy_taps import add_tap, sites_of
+from .comfy_sites import sites_of
+from .comfy_taps import add_tap
 from .fingerprint import patches_fingerprint
 from .fitting import identity
 from .probing import probe

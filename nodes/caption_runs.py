@@ -13,7 +13,7 @@ import comfy.samplers
 
 from . import folders
 from .backend import ComfyBackend
-from .comfy_taps import site_of
+from .comfy_sites import site_of
 from .fingerprint import conditioning_fingerprint
 from .recording import SITE_TIP
 from .schema import io, progress, widget

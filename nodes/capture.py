@@ -16,7 +16,8 @@ from ..core.collect import Recording
 from ..core.errors import HapaxError
 from ..core.sites import Site
 from ..core.taps import Recorder, Step
-from .comfy_taps import Run, add_tap, around_sampling, site_of
+from .comfy_sites import site_of
+from .comfy_taps import Run, add_tap, around_sampling
 from .fingerprint import conditioning_fingerprint
 from .recording import PROMPT_TIP, RUN_TIP, SCORER_TIP, outputs, record_widgets, result
 from .schema import CLIP_SCORER, RECORDING, io, schema, to_pictures, widget

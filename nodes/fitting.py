@@ -10,7 +10,7 @@ from comfyui_version import __version__ as comfyui_version
 from ..core.errors import HapaxError
 from ..core.fits import check_fits
 from ..core.sites import Site
-from .comfy_taps import site_of
+from .comfy_sites import site_of
 from .fingerprint import architecture, model_fingerprint
 
 

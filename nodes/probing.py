@@ -54,7 +54,7 @@ def probe(
 
 
 def sigma_at(sampling: Any, progress: float) -> float:
-    """The noise level at a progress along the training schedule; the inverse of `comfy_taps.schedule_labels`."""
+    """The noise level at a progress along the training schedule; the inverse of `comfy_steps.schedule_labels`."""
     table = getattr(sampling, "log_sigmas", None)
     if table is None:
         # The last of a flow's timesteps; at 0 there would be nothing to predict.

@@ -12,7 +12,8 @@ from ..core.collect import SAVE_SECONDS, Recording, batches
 from ..core.errors import HapaxError
 from ..core.taps import Recorder
 from . import folders
-from .comfy_taps import add_tap, site_of
+from .comfy_sites import site_of
+from .comfy_taps import add_tap
 from .fingerprint import conditioning_fingerprint
 from .sampling import SEEDS, Sampling
 from .schema import ACTIVATIONS, CLIP_SCORER, io, progress, schema, ui, widget

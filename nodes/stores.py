@@ -23,7 +23,8 @@ from ..core.activations import ActivationStore, regular_positions
 from ..core.collect import Recording, thumbnail
 from ..core.sites import Site
 from . import folders
-from .comfy_taps import grid_at, schedule_labels
+from .comfy_sites import grid_at
+from .comfy_steps import schedule_labels
 from .fingerprint import architecture, model_fingerprint, patches_fingerprint
 from .schema import to_image
 

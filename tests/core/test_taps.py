@@ -54,6 +54,20 @@ def test_a_tap_that_changes_nothing_leaves_the_same_object(make_step, kind, chan
     assert applied(change, site, whole, before if kind == "update" else None, make_step(whole)) is whole
 
 
+def test_an_edit_of_an_update_is_added_to_the_output(make_step):
+    whole, before = torch.randn(2, 1, 2, 3, 4).unbind()
+    site, step = Site("mid", "update", 2, "img"), make_step(whole)
+    seen = []
+
+    def double(update, step):
+        seen.append(update)
+        return 2 * update
+
+    assert torch.allclose(applied(double, site, whole, before, step), before + 2 * (whole - before), atol=1e-6)
+    assert torch.equal(seen[0], whole - before)
+    assert torch.equal(applied(lambda update, step: update.clone(), site, whole, before, step), whole)
+
+
 @pytest.mark.parametrize("wrong", [lambda h, step: h[:, :1], lambda h, step: h.double()])
 def test_a_tap_must_return_shape_and_dtype_as_got(make_step, wrong):
     whole = torch.randn(1, 2, 3, 4)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from hapax.core.errors import HapaxError
 from hapax.core.sites import Site
-from hapax.core.taps import Step
-from hapax.nodes import comfy_taps
-from hapax.nodes.comfy_taps import at, pack, row_labels, schedule_labels, unpack
+from hapax.nodes.comfy_eps import pack, unpack
+from hapax.nodes.comfy_sites import grid_at, site_of, sites_of
+from hapax.nodes.comfy_steps import row_labels, schedule_labels
 
 
 def discrete(entries=1000):
@@ -26,13 +26,7 @@ def discrete(entries=1000):
 FLOW = SimpleNamespace(sigmas=torch.linspace(0.001, 1, 1000))
 
 
-def step(**labels):
-    given = {"sigma": torch.ones(1), "timestep": torch.ones(1), "progress": torch.zeros(1), "grid": (2, 2)}
-    given |= {"cond": torch.ones(1, dtype=torch.bool), "sample": torch.zeros(1, dtype=torch.long)}
-    return Step(**(given | {"x": torch.zeros(1, 4, 4, 4), "context": None} | labels))
-
-
-@pytest.mark.parametrize("name", ["hapax", "hapax.nodes", "hapax.nodes.comfy_taps"])
+@pytest.mark.parametrize("name", ["hapax", "hapax.nodes.comfy_steps", "hapax.nodes.comfy_taps"])
 def test_no_comfyui_is_needed(name):
     code = f"import sys, {name}; sys.exit(any(module.partition('.')[0].startswith('comfy') for module in sys.modules))"
     assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
@@ -118,34 +112,7 @@ def test_packing_is_that_of_flux():
     assert torch.equal(pack(latent), FluxPipeline._pack_latents(latent, *latent.shape))
 
 
-OUTPUT, UPDATE = Site("mid", "output", 4, "img"), Site("mid", "update", 4, "img")
-
-
-def test_a_recorder_leaves_the_very_tensor():
-    h = torch.randn(1, 4, 2, 2)
-    assert at(OUTPUT, lambda h, step: None)(h, None, step()) is h
-    assert at(OUTPUT, lambda h, step: h)(h, None, step()) is h
-    assert at(UPDATE, lambda h, step: h)(h, torch.ones_like(h), step()) is h
-
-
-def test_an_edit_of_the_update_is_added_to_the_output():
-    h, before = torch.randn(1, 4, 2, 2), torch.randn(1, 4, 2, 2)
-    seen = []
-
-    def double(update, step):
-        seen.append(update)
-        return 2 * update
-
-    assert torch.allclose(at(UPDATE, double)(h, before, step()), before + 2 * (h - before), atol=1e-6)
-    assert torch.equal(seen[0], h - before)
-    assert torch.equal(at(UPDATE, lambda update, step: update.clone())(h, before, step()), h)
-
-
-@pytest.mark.parametrize("wrong", [lambda h: h[:, :2], lambda h: h.double()])
-def test_another_shape_or_dtype_is_refused(wrong):
-    tap = at(OUTPUT, lambda h, step: wrong(h))
-    with pytest.raises(HapaxError, match=r"A tap at mid got \(1, 4, 2, 2\) of torch.float32 and returned"):
-        tap(torch.zeros(1, 4, 2, 2), None, step())
+OUTPUT = Site("mid", "output", 4, "img")
 
 
 def named(name, **attributes):
@@ -159,13 +126,13 @@ def named(name, **attributes):
 )
 def test_the_middle_of_a_unet_halves_its_grid_at_each_level(mult, latent, grid):
     model = named("UNetModel", channel_mult=mult, model_channels=320, middle_block=object(), out_channels=4)
-    assert comfy_taps.grid_at(model, OUTPUT, *latent) == grid
-    assert comfy_taps.grid_at(model, Site("eps", "output", 4, "img"), *latent) == latent
-    assert comfy_taps.site_of(model, "mid").channels == 320 * mult[-1]
+    assert grid_at(model, OUTPUT, *latent) == grid
+    assert grid_at(model, Site("eps", "output", 4, "img"), *latent) == latent
+    assert site_of(model, "mid").channels == 320 * mult[-1]
 
 
 def test_a_unet_without_a_middle_has_no_such_site():
     model = named("UNetModel", channel_mult=(1, 2), model_channels=320, middle_block=None, out_channels=4)
-    assert [site.name for site in comfy_taps.sites_of(model)] == ["eps"]
+    assert [site.name for site in sites_of(model)] == ["eps"]
     with pytest.raises(HapaxError, match="There is no site 'mid' in this denoiser; it has eps"):
-        comfy_taps.site_of(model, "auto")
+        site_of(model, "auto")

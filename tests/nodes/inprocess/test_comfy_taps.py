@@ -13,8 +13,10 @@ from hapax.core.errors import HapaxError
 from hapax.core.sites import Site
 from hapax.core.steering import AddDirection, Scope
 from hapax.core.taps import Recorder
-from hapax.nodes import comfy_taps
-from hapax.nodes.comfy_taps import add_tap, site_of, sites_of
+from hapax.nodes.comfy_eps import pack
+from hapax.nodes.comfy_sites import site_of, sites_of
+from hapax.nodes.comfy_steps import schedule_labels
+from hapax.nodes.comfy_taps import add_tap
 
 
 class Log:
@@ -164,7 +166,7 @@ def test_eps_is_the_denoisers_own_output(any_subject):
     finally:
         handle.remove()
     for seen, out in zip(log.h, outputs, strict=True):
-        expected = comfy_taps.pack(out) if any_subject.family == "flux" else out
+        expected = pack(out) if any_subject.family == "flux" else out
         assert torch.allclose(seen, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
@@ -358,7 +360,7 @@ def test_area_prompts_neither_break_recorders_nor_edits(sd15, tiny_models):
 def test_any_sampler_is_followed_by_noise_level(sd15, sampler):
     """Recorded is the first call at each step's own noise level, however many calls a sampler makes."""
     sigmas = comfy.samplers.KSampler(sd15.model, steps=4, device="cpu", sampler=sampler, scheduler="normal").sigmas[:-1]
-    _, _, progress = comfy_taps.schedule_labels(sd15.model.get_model_object("model_sampling"), sigmas)
+    _, _, progress = schedule_labels(sd15.model.get_model_object("model_sampling"), sigmas)
     log, recorder = Log(), Recorder(progress)
     sd15.sample(add_tap(add_tap(sd15.model, "mid", log), "mid", recorder), sampler=sampler)
     tokens, reached = recorder.take(0)

@@ -11,7 +11,8 @@ from hapax.core.errors import HapaxError
 from hapax.core.steering import AddDirection, Scope
 from hapax.core.taps import Recorder
 from hapax.nodes import demo
-from hapax.nodes.comfy_taps import add_tap, schedule_labels
+from hapax.nodes.comfy_steps import schedule_labels
+from hapax.nodes.comfy_taps import add_tap
 
 PROMPT = "a photo of a firefighter"
 
