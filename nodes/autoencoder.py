@@ -13,7 +13,7 @@ from ..core.findings import SAESize, train_on
 from ..core.sae import MatryoshkaSAE, describe_sae, load_sae, load_saelens, save_sae
 from . import devices, folders
 from .schema import ACTIVATIONS, SAE, io, progress, schema, ui, widget
-from .widgets import EXACT, save_model_file, save_widgets, seed_widget
+from .widgets import EXACT, any_checkpoint_widget, save_model_file, save_widgets, saved_output, seed_widget
 
 KIND = "sae"
 LOADER = "use the model that it was made with, or turn on any_checkpoint in Load SAE"
@@ -153,13 +153,7 @@ class LoadSAE(io.ComfyNode):
                     tooltip="How many latents are active in a token, on average. Leave it 0: files of Hapax know. "
                     "Only an autoencoder of SAELens has to be told.",
                 ),
-                widget(
-                    io.Boolean,
-                    "any_checkpoint",
-                    default=False,
-                    tooltip="Allow it on other checkpoints of the same family than the one it was trained on, such "
-                    "as a fine-tune. What it says of them is less certain.",
-                ),
+                any_checkpoint_widget("trained on", "What it says of them is less certain."),
             ],
             outputs=[SAE.Output("SAE", display_name="sae", tooltip="The autoencoder.")],
         )
@@ -206,7 +200,7 @@ class SaveSAE(io.ComfyNode):
                 SAE.Input("sae", tooltip="The autoencoder to save."),
                 *save_widgets(KIND, "my_sae"),
             ],
-            outputs=[io.String.Output("FILE", display_name="saved_as", tooltip="The file, as Load SAE lists it.")],
+            outputs=[saved_output("Load SAE")],
         )
 
     @classmethod

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import comfy.samplers
 
 from . import folders
 from .backend import ComfyBackend
 from .comfy_sites import site_of
 from .fingerprint import conditioning_fingerprint
 from .recording import SITE_TIP
+from .sampling import sampling_widgets
 from .schema import io, progress, widget
 from .widgets import EXACT
 
@@ -24,6 +21,13 @@ RUN_TIP = (
     "Name of the folder in output/hapax for what is recorded. The same settings go on in the same folder, so a run "
     "that was interrupted resumes; other settings get a folder of their own."
 )
+
+_TIPS = {
+    "steps": "Denoising steps, as in KSampler. A few are enough: nobody looks at the pictures.",
+    "cfg": "Guidance, as in KSampler. At 1 there is none, which costs half.",
+    "sampler_name": "Those that draw noise on the way make one sample at a time.",
+    "batch_size": "Samples made at once, all of one caption: more is faster and needs more memory.",
+}
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,7 @@ class CaptionRun:
             "clip": [conditioning_fingerprint(self.backend.encode(text)) for text in ("", *captions[:1])],
         }
         del made["versions"], made["batch_size"]
-        digest = hashlib.sha256(json.dumps(made, sort_keys=True, default=list).encode()).hexdigest()[:8]
-        return folders.output_folder(f"{run}-{digest}")
+        return folders.settings_folder(run, made)
 
 
 def caption_run(
@@ -94,8 +97,7 @@ def _bar() -> Callable[[str, int, int], None]:
 
 
 def run_widgets(seeds: int, least: int, seeds_tip: str, steps: int) -> list[Any]:
-    """The inputs that say how captions are sampled, `run` and `site` last."""
-    samplers, schedulers = comfy.samplers.SAMPLER_NAMES, comfy.samplers.SCHEDULER_NAMES
+    """The inputs that say how captions are sampled, `site` last."""
     return [
         widget(io.Int, "seeds", default=seeds, min=least, max=1 << 20, tooltip=seeds_tip),
         widget(
@@ -108,56 +110,7 @@ def run_widgets(seeds: int, least: int, seeds_tip: str, steps: int) -> list[Any]
             tooltip="The first of the seeds; the others follow it. All captions get the same noise, so that only the "
             "words differ.",
         ),
-        widget(
-            io.Int,
-            "steps",
-            default=steps,
-            min=1,
-            max=10000,
-            tooltip="Denoising steps, as in KSampler. A few are enough: nobody looks at the pictures.",
-        ),
-        widget(
-            io.Float,
-            "cfg",
-            default=1.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            round=0.01,
-            tooltip="Guidance, as in KSampler. At 1 there is none, which costs half.",
-        ),
-        widget(
-            io.Combo,
-            "sampler_name",
-            options=samplers,
-            default="euler",
-            tooltip="The sampler, as in KSampler. Those that draw noise on the way make one sample at a time.",
-        ),
-        widget(
-            io.Combo,
-            "scheduler",
-            options=schedulers,
-            default="normal",
-            tooltip="The spacing of the noise levels, as in KSampler.",
-        ),
-        widget(
-            io.Int,
-            "width",
-            default=512,
-            min=8,
-            max=16384,
-            step=8,
-            tooltip="Width in pixels; use what the model was made for.",
-        ),
-        widget(io.Int, "height", default=512, min=8, max=16384, step=8, tooltip="Height in pixels."),
-        widget(
-            io.Int,
-            "batch_size",
-            default=8,
-            min=1,
-            max=4096,
-            tooltip="Samples made at once, all of one caption: more is faster and needs more memory.",
-        ),
+        *sampling_widgets(steps=steps, cfg=1.0, batch_size=8, tips=_TIPS),
         widget(io.String, "site", default="auto", advanced=True, tooltip=SITE_TIP),
     ]
 

@@ -9,7 +9,7 @@ from . import folders
 from .caption_runs import caption_run, run_widget, run_widgets
 from .embeddings import lines_of
 from .schema import INDEX, io, schema, ui, widget
-from .widgets import save_model_file, save_widgets
+from .widgets import any_checkpoint_widget, file_widget, save_model_file, save_widgets, saved_output
 
 KIND = "captions"
 SEARCH = ["hapax", "caption", "direction", "h-space", "semantic"]
@@ -142,19 +142,8 @@ class LoadCaptionIndex(io.ComfyNode):
             description="Load a caption index from models/hapax/captions.",
             search_aliases=SEARCH,
             inputs=[
-                widget(
-                    io.Combo,
-                    "index_name",
-                    options=folders.model_files(KIND),
-                    tooltip="A file in models/hapax/captions; press R to see new ones.",
-                ),
-                widget(
-                    io.Boolean,
-                    "any_checkpoint",
-                    default=False,
-                    tooltip="Allow it on other checkpoints of the same family than the one it was built with, such as "
-                    "a fine-tune. What it says of them is less certain.",
-                ),
+                file_widget(KIND, "index_name"),
+                any_checkpoint_widget("built with", "What it says of them is less certain."),
             ],
             outputs=[
                 INDEX.Output("INDEX", display_name="index", tooltip="For Look Up Caption and Describe Direction."),
@@ -193,9 +182,7 @@ class SaveCaptionIndex(io.ComfyNode):
                 INDEX.Input("index", tooltip="The index to save."),
                 *save_widgets(KIND, "my_captions"),
             ],
-            outputs=[
-                io.String.Output("FILE", display_name="saved_as", tooltip="The file, as Load Caption Index lists it.")
-            ],
+            outputs=[saved_output("Load Caption Index")],
         )
 
     @classmethod

@@ -13,9 +13,9 @@ from ..core.feature_set import FeatureSet
 from . import folders
 from .comfy_taps import add_tap
 from .fitting import fitting_site
-from .schema import DIRECTION, FEATURES, io, schema, to_image, widget
+from .schema import DIRECTION, FEATURES, io, schema, to_image
 from .steering import SEARCH, scope_of, scope_widgets, strength_widget
-from .widgets import feature_widget, save_model_file, save_widgets
+from .widgets import any_checkpoint_widget, feature_widget, file_widget, save_model_file, save_widgets, saved_output
 
 KIND = "directions"
 _REMEDY = "use the model that it was made with, or turn on any_checkpoint in Load Direction"
@@ -64,9 +64,7 @@ class SaveDirection(io.ComfyNode):
                 DIRECTION.Input("direction", tooltip="The direction to save."),
                 *save_widgets(KIND, "my_direction"),
             ],
-            outputs=[
-                io.String.Output("FILE", display_name="saved_as", tooltip="The file, as Load Direction lists it.")
-            ],
+            outputs=[saved_output("Load Direction")],
         )
 
     @classmethod
@@ -88,19 +86,8 @@ class LoadDirection(io.ComfyNode):
             description="Load a direction from models/hapax/directions.",
             search_aliases=SEARCH,
             inputs=[
-                widget(
-                    io.Combo,
-                    "direction_name",
-                    options=folders.model_files(KIND),
-                    tooltip="A file in models/hapax/directions; press R to see new ones.",
-                ),
-                widget(
-                    io.Boolean,
-                    "any_checkpoint",
-                    default=False,
-                    tooltip="Allow it on other checkpoints of the same family than the one it was made with, such as a "
-                    "fine-tune. It may push less well there.",
-                ),
+                file_widget(KIND, "direction_name"),
+                any_checkpoint_widget("made with", "It may push less well there."),
             ],
             outputs=[
                 DIRECTION.Output("DIRECTION", display_name="direction", tooltip="For Apply Direction."),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 
@@ -102,6 +105,16 @@ def output_folder(name: str) -> Path:
     folder = _inside(Path(folder_paths.get_output_directory(), FOLDER), name)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def settings_folder(run: str, settings: Mapping[str, Any]) -> Path:
+    """The folder `output/hapax/<run>-<settings>`: things made with other settings have folders of their own.
+
+    Raises:
+        HapaxError: the name leads out of the folder, or is empty.
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=list).encode()).hexdigest()[:8]
+    return output_folder(f"{run}-{digest}")
 
 
 def output_folders(marker: str) -> list[str]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import comfy.samplers
-
 from ..core.activations import ActivationStore
 from ..core.collect import SAVE_SECONDS, Recording, batches
 from ..core.errors import HapaxError
@@ -15,7 +13,7 @@ from . import folders
 from .comfy_sites import site_of
 from .comfy_taps import add_tap
 from .fingerprint import conditioning_fingerprint
-from .sampling import SEEDS, Sampling
+from .sampling import SEEDS, Sampling, sampling_widgets
 from .schema import ACTIVATIONS, CLIP_SCORER, io, progress, schema, ui, widget
 from .stores import Chosen, Picture, contact_sheet, keep, open_store, plan, provenance, summary
 
@@ -38,6 +36,14 @@ SITE_TIP = (
 )
 STEPS_TIP = "How many of the sampling steps to record of each picture, evenly spread."
 POSITIONS_TIP = "How many places of the picture to record, evenly spread; all, where the site has no more."
+
+_TIPS = {
+    "steps": "Denoising steps a picture, as in KSampler.",
+    "cfg": "Guidance, as in KSampler. High values hide what is rare.",
+    "sampler_name": "Those that draw noise on the way (ancestral, SDE) make one picture at a time, so that a picture "
+    "depends on nothing but its seed.",
+    "batch_size": "Pictures made at once: more is faster and needs more memory. It changes nothing else.",
+}
 
 
 def record_widgets() -> list[Any]:
@@ -74,7 +80,6 @@ class HarvestActivations(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Say what goes in and comes out."""
-        samplers, schedulers = comfy.samplers.SAMPLER_NAMES, comfy.samplers.SCHEDULER_NAMES
         return schema(
             "HarvestActivations",
             "Harvest Activations",
@@ -112,58 +117,7 @@ class HarvestActivations(io.ComfyNode):
                     tooltip="Seed of the first picture; the next ones follow it, one by one. KSampler makes the same "
                     "picture from the same seed, at batch size 1.",
                 ),
-                widget(
-                    io.Int,
-                    "steps",
-                    default=20,
-                    min=1,
-                    max=10000,
-                    tooltip="Denoising steps a picture, as in KSampler.",
-                ),
-                widget(
-                    io.Float,
-                    "cfg",
-                    default=7.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Guidance, as in KSampler. High values hide what is rare.",
-                ),
-                widget(
-                    io.Combo,
-                    "sampler_name",
-                    options=samplers,
-                    default="euler",
-                    tooltip="The sampler, as in "
-                    "KSampler. Those that draw noise on the way (ancestral, SDE) make one picture at a time, so that "
-                    "a picture depends on nothing but its seed.",
-                ),
-                widget(
-                    io.Combo,
-                    "scheduler",
-                    options=schedulers,
-                    default="normal",
-                    tooltip="The spacing of the noise levels, as in KSampler.",
-                ),
-                widget(
-                    io.Int,
-                    "width",
-                    default=512,
-                    min=8,
-                    max=16384,
-                    step=8,
-                    tooltip="Width in pixels; use what the model was made for.",
-                ),
-                widget(io.Int, "height", default=512, min=8, max=16384, step=8, tooltip="Height in pixels."),
-                widget(
-                    io.Int,
-                    "batch_size",
-                    default=4,
-                    min=1,
-                    max=4096,
-                    tooltip="Pictures made at once: more is faster and needs more memory. It changes nothing else.",
-                ),
+                *sampling_widgets(steps=20, cfg=7.0, batch_size=4, tips=_TIPS),
                 widget(io.String, "run", default="harvest", tooltip=RUN_TIP),
                 widget(io.String, "prompt", default="", multiline=True, tooltip=PROMPT_TIP),
                 *record_widgets(),

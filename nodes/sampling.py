@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..core.errors import HapaxError
-from .schema import to_pictures
+from .schema import io, to_pictures, widget
 
 # These draw no noise on the way and take no measure over the batch, so a picture is the same in any batch.
 _ALONE = frozenset(
@@ -70,6 +70,35 @@ class Sampling:
         how = (self.steps, self.cfg, self.sampler_name, self.scheduler)
         latents = sample_latents(model, seeds, self.latent_size(), *how, self.positive, self.negative, report)
         return to_pictures(self.vae.decode(latents))
+
+
+def sampling_widgets(*, steps: int, cfg: float, batch_size: int, tips: Mapping[str, str]) -> list[Any]:
+    """The inputs that say how pictures are made, with these defaults: KSampler's, the size, how many at once.
+
+    `tips` has what is to be known of steps, cfg, sampler_name and batch_size.
+    """
+    size = {"default": 512, "min": 8, "max": 16384, "step": 8}
+    return [
+        widget(io.Int, "steps", default=steps, min=1, max=10000, tooltip=tips["steps"]),
+        widget(io.Float, "cfg", default=cfg, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tips["cfg"]),
+        widget(
+            io.Combo,
+            "sampler_name",
+            options=comfy.samplers.SAMPLER_NAMES,
+            default="euler",
+            tooltip=f"The sampler, as in KSampler. {tips['sampler_name']}",
+        ),
+        widget(
+            io.Combo,
+            "scheduler",
+            options=comfy.samplers.SCHEDULER_NAMES,
+            default="normal",
+            tooltip="The spacing of the noise levels, as in KSampler.",
+        ),
+        widget(io.Int, "width", **size, tooltip="Width in pixels; use what the model was made for."),
+        widget(io.Int, "height", **size, tooltip="Height in pixels."),
+        widget(io.Int, "batch_size", default=batch_size, min=1, max=4096, tooltip=tips["batch_size"]),
+    ]
 
 
 def at_once(sampler_name: str, batch_size: int) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,10 +88,9 @@ def open_store(run: str, made: Mapping[str, Any], site: Site) -> ActivationStore
     Each provenance has a folder of its own, so changed settings never meet what was recorded under others.
     """
     identifying = {key: value for key, value in made.items() if key not in HISTORY_KEYS}
-    digest = hashlib.sha256(json.dumps(identifying, sort_keys=True).encode()).hexdigest()[:8]
     # The blocks of a DiT reach values that float16 can't hold.
     dtype = torch.float16 if site.name in ("mid", "eps") else torch.bfloat16
-    store = ActivationStore.open_or_create(folders.output_folder(f"{run}-{digest}"), made, dtype=dtype)
+    store = ActivationStore.open_or_create(folders.settings_folder(run, identifying), made, dtype=dtype)
     store.verify()
     store.drop_damaged()
     return store

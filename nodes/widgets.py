@@ -29,6 +29,27 @@ def seed_widget(tooltip: str, *, most: int = SAMPLER, control: bool = False) -> 
     return widget(io.Int, "seed", default=0, min=0, max=most, control_after_generate=control, tooltip=tooltip)
 
 
+def file_widget(kind: str, name: str) -> Any:
+    """Which file of `models/hapax/<kind>`; `folders.model_file` finds it."""
+    return widget(
+        io.Combo,
+        name,
+        options=folders.model_files(kind),
+        tooltip=f"A file in models/hapax/{kind}; press R to see new ones.",
+    )
+
+
+def any_checkpoint_widget(made: str, risk: str) -> Any:
+    """Whether a loaded thing, `made` with or on a checkpoint, may be used with others, at a `risk`."""
+    return widget(
+        io.Boolean,
+        "any_checkpoint",
+        default=False,
+        tooltip=f"Allow it on other checkpoints of the same family than the one it was {made}, such as a fine-tune. "
+        f"{risk}",
+    )
+
+
 def save_widgets(kind: str, default: str) -> list[Any]:
     """The name of a new file in `models/hapax/<kind>`, and whether it may take another's place."""
     return [
@@ -45,6 +66,11 @@ def save_widgets(kind: str, default: str) -> list[Any]:
             tooltip="Replace a file of that name. Off, a number is added to the new file's name instead.",
         ),
     ]
+
+
+def saved_output(loader: str) -> Any:
+    """The name of the file that was saved; the node `loader` reads it."""
+    return io.String.Output("FILE", display_name="saved_as", tooltip=f"The file, as {loader} lists it.")
 
 
 def save_model_file(kind: str, filename: str, overwrite: bool, save: Callable[[Path], object]) -> io.NodeOutput:
