@@ -29,7 +29,8 @@ class PromptMap:
     """What a prompt's embedding says about a picture's: x_hat = phi(text) B (arXiv 2412.18645, Gamma*).
 
     The roles are free: images by texts, texts by images, texts by texts. Embeddings are taken by their direction;
-    the removed part has the scale of the embedding that it is removed from.
+    the removed part has the scale of the embedding that it is removed from. So a linear probe is at chance on the rest
+    of unit embeddings, as CLIP's are here; where lengths differ with the prompt, they still tell it.
 
     Attributes:
         b: [m, d] the map, fp64.

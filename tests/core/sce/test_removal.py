@@ -23,13 +23,28 @@ def test_the_probe_finds_what_is_said_and_only_that():
 
 def test_removal_takes_from_the_probe_what_the_published_correction_leaves(make_pairs):
     image, text = make_pairs(n=800, d=12, prompts=4)
+    image = torch.nn.functional.normalize(image, dim=1)
     prompt = torch.unique(text, dim=0, return_inverse=True)[1]
     train = torch.arange(800) % 3 > 0
     rest = fit_prompt_map(image[train], text[train]).remove(image, text)
     assert linear_probe(image, prompt, train) > 0.95
-    assert linear_probe(rest, prompt, train) < 0.5
+    # Chance is 1/4, of 267 rows: three standard errors are .08.
+    assert linear_probe(rest, prompt, train) < 0.25 + 0.08
     published = image - text @ official_map(image[train], text[train])
     assert linear_probe(published, prompt, train) > 0.5
+
+
+def test_lengths_are_not_removed_and_may_tell_the_prompt(make_pairs):
+    """The map is of directions: what is left of an embedding keeps its length, which these prompts differ in."""
+    image, text = make_pairs(n=800, d=12, prompts=4)
+    prompt = torch.unique(text, dim=0, return_inverse=True)[1]
+    train, length = torch.arange(800) % 3 > 0, image.norm(dim=1, keepdim=True)
+    fitted = fit_prompt_map(image[train], text[train])
+    rest = fitted.remove(image, text)
+    assert torch.allclose(rest, length * fitted.remove(image / length, text))
+    assert linear_probe(length, prompt, train) > 0.25 + 0.08
+    # Length goes with direction within a prompt too, so these rows have another mean for each prompt.
+    assert linear_probe(rest, prompt, train) > 0.25 + 0.08
 
 
 def test_the_published_correction_by_explicit_inverse(make_pairs):
