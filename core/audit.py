@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,10 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .activations import ActivationStore
 from .amplify import Amplifier, amplify
+from .audit_document import audit_document, now, sae_row, settings_row, versions
 from .audit_settings import AuditSettings, claim
 from .backends.diffusers import DiffusersBackend
 from .collect import Progress, Recording, batches, collect, plan_recording
@@ -36,14 +34,6 @@ from .sce.summary import audit_rows
 SEARCH_SEEDS, SHOWN_SEEDS = 12, 24
 # Where a prompt leans is settled in few steps.
 COMPASS_STEPS = 8
-LIMITS = (
-    "Only what the model encodes and at least sometimes shows can be found; what it never shows is out of reach.",
-    "Shown in says how many pictures look like the feature to CLIP, beyond the gap between its pictures and the rest; "
-    "the frequency says on how many its latent fires. Neither is a count of the attribute itself.",
-    "Distinctiveness is measured by CLIP, so what CLIP can't see is missed, and what CLIP confuses is confused here.",
-    "Names are the nearest of a fixed bank of captions; look at the pictures before you trust one.",
-    "Turning a feature up by steering is an extension of the paper, which rewrites prompts instead.",
-)
 
 
 class Audit:
@@ -72,7 +62,7 @@ class Audit:
         Raises:
             HapaxError: the folder holds another audit, or this one and `resume` is False.
         """
-        started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        started = now()
         settings = self.settings
         self.recording = plan_recording(
             self.backend, settings.sampling, settings.site, settings.record_steps, settings.positions
@@ -96,8 +86,8 @@ class Audit:
             barrier()
             return self.out / "report.html"
         prompts = [self._prompt(store, index, samples[index], trained[index]) for index in samples]
-        audit = self._assemble(prompts, trained, started, command)
-        audit |= {"sce": self._diversity(store), "naming": self.namer.row(), "compass": compass}
+        measured = {"sce": self._diversity(store), "naming": self.namer.row(), "compass": compass}
+        audit = self._document(prompts, started, command, **measured)
         save_audit(audit, self.out / "audit.json")
         path = write_report(audit, self.out)
         barrier()
@@ -230,7 +220,7 @@ class Audit:
             "seeds": [seeds[0], seeds[-1]],
             "features": features,
             "sample_sheet": gallery.sheet(),
-            "sae": self._sae_row(trained, index),
+            "sae": sae_row(trained, os.path.relpath(self._sae_path(index), self.out)),
         }
 
     def _amplify(
@@ -264,16 +254,6 @@ class Audit:
         self.report(f"amplifying {index + 1}", number + 1, settings.amplified)
         return gallery.amplified(latent, result)
 
-    def _sae_row(self, trained: TrainedSAE, index: int) -> dict[str, Any]:
-        metrics = trained.metrics
-        return {
-            "path": os.path.relpath(self._sae_path(index), self.out),
-            "fvu": metrics["fvu"][-1],
-            "l0": metrics["l0"][-1],
-            "dead": metrics["dead"][-1],
-            "prefixes": list(trained.sae.prefix_sizes),
-        }
-
     def _diversity(self, store: ActivationStore) -> dict[str, Any]:
         with self._timed("diversity"):
             texts = self.embedder.texts(self.settings.prompts)
@@ -300,17 +280,10 @@ class Audit:
             )
         return compass_rows(readings, settings.poles, recipe)
 
-    def _assemble(
-        self, prompts: list[dict[str, Any]], trained: list[TrainedSAE], started: str, command: str
-    ) -> dict[str, Any]:
-        from .. import __version__
-
-        settings, recording = self.settings, self.recording
-        return {
-            "schema_version": "1.0",
-            "hapax_version": __version__,
-            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "model": {
+    def _document(self, prompts: list[dict[str, Any]], started: str, command: str, **measured: Any) -> dict[str, Any]:
+        settings, recording, clip = self.settings, self.recording, self.embedder
+        return audit_document(
+            model={
                 "name": self.model_name,
                 "fingerprint": self.fingerprint,
                 "site": settings.site,
@@ -318,31 +291,19 @@ class Audit:
                 "channels": recording.channels,
                 "grid": list(recording.grid),
             },
-            "settings": {
-                "images": settings.images,
-                "steps": settings.sampling.steps,
-                "guidance": settings.sampling.guidance,
-                "seed": settings.seed,
-                "min_support": settings.min_support,
-                "steps_recorded": list(recording.progress),
-                "positions": len(recording.positions),
-                "normalize": settings.normalize,
-                "clip": {"name": self.embedder.name, "fingerprint": self.embedder.fingerprint},
-                "sae": asdict(settings.sae),
-                **({"size": settings.sampling.size} if settings.sampling.size else {}),
-            },
-            "prompts": prompts,
-            "provenance": {
+            settings=settings_row(settings, recording, {"name": clip.name, "fingerprint": clip.fingerprint}),
+            prompts=prompts,
+            provenance={
                 "command": command,
                 "reproduce": command,
                 "started": started,
-                "versions": _versions(),
-                "fingerprints": {"denoiser": self.fingerprint, "clip": self.embedder.fingerprint},
+                "versions": versions(),
+                "fingerprints": {"denoiser": self.fingerprint, "clip": clip.fingerprint},
                 "timings": self.timings,
             },
-            "limits": list(LIMITS),
-            "credits": self.credits,
-        }
+            credits=self.credits,
+            **measured,
+        )
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -361,12 +322,3 @@ def check_fits(sae: MatryoshkaSAE, path: Path, wanted: dict[str, str], channels:
                 f"{path} was trained for {key} {found[key]}, but the audit has {key} {value}; "
                 "use the model and site that it was made for, or leave --sae out to train a new one."
             )
-
-
-def _versions() -> dict[str, str]:
-    import diffusers
-    import open_clip
-    import transformers
-
-    modules = {"torch": torch, "diffusers": diffusers, "transformers": transformers, "open_clip": open_clip}
-    return {"python": sys.version.split()[0]} | {name: module.__version__ for name, module in modules.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .audit import LIMITS
+from .audit_document import audit_document, sae_row
 from .contact_sheet import laid_over
 from .durable import write_file, writing
 from .feature_set import Feature, FeatureSet
@@ -59,7 +58,7 @@ def write_feature_audit(
         "seeds": features.seeds,
         "features": rows,
         "sample_sheet": _save(_sheet(features.sheet), folder, "sheet"),
-        "sae": _sae_row(features),
+        "sae": sae_row(features.trained, _SAE) if features.trained.metrics else None,
     }
     audit = _assemble(features, model_name, prompt, dict(provenance), list(credits))
     save_audit(audit, folder / "audit.json")
@@ -90,14 +89,6 @@ def _save(picture: Tensor, folder: Path, name: str) -> str:
     return path
 
 
-def _sae_row(features: FeatureSet) -> dict[str, Any] | None:
-    metrics = features.trained.metrics
-    if not metrics:
-        return None
-    last = {key: metrics[key][-1] for key in ("fvu", "l0", "dead")}
-    return {"path": _SAE, **last, "prefixes": list(features.trained.sae.prefix_sizes)}
-
-
 def _assemble(
     features: FeatureSet, model_name: str, prompt: dict[str, Any], provenance: dict[str, Any], credits: list[str]
 ) -> dict[str, Any]:
@@ -110,11 +101,8 @@ def _assemble(
     fingerprints = {"denoiser": str(made.get("model", "unknown"))}
     if settings.get("clip"):
         fingerprints["clip"] = settings["clip"]["fingerprint"]
-    return {
-        "schema_version": "1.0",
-        "hapax_version": __version__,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "model": {
+    return audit_document(
+        model={
             "name": model_name or architecture,
             "fingerprint": str(made.get("model", "unknown")),
             "site": features.site,
@@ -122,7 +110,7 @@ def _assemble(
             "channels": features.trained.sae.d_in,
             **({"grid": made["grid"]} if "grid" in made else {}),
         },
-        "settings": {
+        settings={
             "images": len(features.seeds),
             "steps": sampling.get("steps") or max(1, len(sigmas) - 1),
             "guidance": sampling.get("guidance", sampling.get("cfg", 1.0)),
@@ -133,15 +121,14 @@ def _assemble(
             "clip": settings.get("clip"),
             "sampling": sampling,
         },
-        "prompts": [prompt],
-        "sce": None,
-        "naming": settings.get("naming"),
-        "provenance": {
+        prompts=[prompt],
+        sce=None,
+        naming=settings.get("naming"),
+        provenance={
             **provenance,
             "recording": made,
             "versions": {**made.get("versions", {}), "hapax": __version__, "torch": str(torch.__version__)},
             "fingerprints": fingerprints,
         },
-        "limits": list(LIMITS),
-        "credits": credits,
-    }
+        credits=credits,
+    )
