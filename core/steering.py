@@ -1,7 +1,8 @@
 """Edits: taps that add a direction or change SAE latents, within a window, on chosen rows, through a mask.
 
 Steering representations is our extension: RAIGen (arXiv 2602.06806) amplifies by rewriting prompts only. Here
-h' = h + m(progress) * strength * change, and h' = h + W_dec (z' - z) for the latents of an SAE.
+h' = h + m(progress) * strength * change, and h' = h + W_dec (z' - z) for the latents of an SAE. All can be asymmetric,
+as in Asyrp (arXiv 2210.10960); `asymmetric.py` says how that is read here.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .asymmetric import acts
 from .errors import HapaxError
 from .taps import Step, from_tokens, to_tokens
 
@@ -41,6 +43,8 @@ class Scope:
         norm_limit: f >= 1 keeps each token's L2 norm within [1/f, f] of what it was (1: equal); None doesn't.
         profile: factor m over progress: a function, or a table of (progress, factor) pairs in ascending
             order, linear between them and flat beyond its ends; None is 1.
+        asymmetric: steer the picture that a step predicts and not its direction to x_t. The denoiser runs twice in
+            steps that are steered, and equal strengths go further, the shorter the steps the more.
 
     >>> Scope(start=0.0, end=0.5, profile=[(0.0, 1.0), (0.5, 0.0)]).factor(0.25)
     0.5
@@ -52,6 +56,7 @@ class Scope:
     mask: Tensor | None = None
     norm_limit: float | None = None
     profile: Profile | None = None
+    asymmetric: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end <= 1:
@@ -138,7 +143,7 @@ class Edit(ABC):
         """Edit `h`; see `Tap`."""
         weights = self.strength * self.scope.factors(step)
         rows = weights.nonzero().flatten()
-        if not len(rows):
+        if not len(rows) or (self.scope.asymmetric and not acts(step.paths)):
             return h
         tokens, index = to_tokens(h), rows.to(h.device)
         if tokens.shape[-1] != self.channels:

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .asymmetric import Paths
 from .errors import HapaxError
 from .sites import Site
 
@@ -31,6 +32,7 @@ class Step:
         grid: `(H, W)` of the tokens at this site, row by row from the top.
         x: `[B, ...]` the denoiser's input, as it received it.
         context: `[B, L, D]` the text's hidden states that the denoiser received, or None.
+        paths: which evaluation of a sampler's step this is, for asymmetric edits; None outside of a sampler.
     """
 
     sigma: Tensor
@@ -41,6 +43,7 @@ class Step:
     grid: tuple[int, int]
     x: Tensor
     context: Tensor | None
+    paths: Paths | None = None
 
 
 class Tap(Protocol):

@@ -16,6 +16,7 @@ from ..core.collect import Recording
 from ..core.errors import HapaxError
 from ..core.sites import Site
 from ..core.taps import Recorder, Step
+from .comfy_paths import sampler_name
 from .comfy_sites import site_of
 from .comfy_taps import Run, add_tap, around_sampling
 from .fingerprint import conditioning_fingerprint
@@ -83,9 +84,7 @@ class Recordings:
         sampling = {
             "conditioning": conds,
             "cfg": float(getattr(run.guider, "cfg", 1.0)),
-            "sampler": getattr(
-                getattr(run.sampler, "sampler_function", run.sampler), "__name__", type(run.sampler).__name__
-            ),
+            "sampler": sampler_name(run.sampler),
             "sigmas": [round(sigma, 6) for sigma in run.sigmas.tolist()],
             "latent": list(run.noise.shape[1:]),
         }

@@ -6,29 +6,33 @@ Imports nothing of ComfyUI by itself. What is laid down in `transformer_options`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..core.asymmetric import Paths, mixed
 from ..core.errors import HapaxError
 from ..core.taps import Step
+from .comfy_paths import copied, note_sampler, remaining
 
 _STEP, _PROMPTED = "hapax_step", "hapax_prompted"
 # A discrete schedule counts timesteps from 0 to 999, a flow from 0 to 1000, as the diffusers backend does.
 _LAST, _WHOLE = 999.0, 1000.0
 
 
-def mark_prompted(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """Wrapper of a sampling run: note the prompt's conditionings where a guider has more than prompt and negative.
+def mark_run(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """Wrapper of a sampling run: note its sampler, and the prompt's conditionings where a guider has more than two.
 
     Such guiders run them in an order of their own. Elsewhere their place tells: ComfyUI copies the areas of the
     prompt's conditionings to the negative ones, ids included.
     """
     guider = executor.class_obj
+    options = guider.model_options.setdefault("transformer_options", {})
+    note_sampler(options, kwargs["sampler"] if "sampler" in kwargs else args[2])
     if not guider.conds.keys() <= {"positive", "negative"}:
-        prompted = frozenset(cond["uuid"] for cond in guider.conds["positive"])
-        guider.model_options.setdefault("transformer_options", {})[_PROMPTED] = prompted
+        options[_PROMPTED] = frozenset(cond["uuid"] for cond in guider.conds["positive"])
     return executor(*args, **kwargs)
 
 
@@ -42,10 +46,19 @@ def label_call(
     transformer_options: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    """Wrapper of the model's call: lay the call's Step in its options."""
-    options = {} if transformer_options is None else transformer_options
-    options[_STEP] = _label(executor.class_obj, x, t, c_concat, c_crossattn, options)
-    return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+    """Wrapper of the model's call: lay the call's Step in its options, and call again where that has two paths."""
+    base, options = executor.class_obj, {} if transformer_options is None else transformer_options
+    step = _label(base, x, t, c_concat, c_crossattn, options)
+
+    def denoised(paths: Paths, control: Any) -> Tensor:
+        options[_STEP] = replace(step, paths=paths)
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+    paths = Paths()
+    steered = denoised(paths, copied(control))
+    if not paths.steered:
+        return steered
+    return mixed(steered, denoised(Paths(plain=True), control), remaining(base.model_sampling, step.sigma, options))
 
 
 def _label(

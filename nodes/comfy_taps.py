@@ -21,7 +21,7 @@ from ..core.sites import Site
 from ..core.taps import Step, Tap, applied
 from .comfy_eps import EPS, tap_eps, tap_flow_eps
 from .comfy_sites import family_of, site_of
-from .comfy_steps import label_call, mark_prompted, step_of
+from .comfy_steps import label_call, mark_run, step_of
 
 KEY, _BEFORE = "hapax", "hapax_before_mid"
 
@@ -79,7 +79,7 @@ def add_tap(
 
     chosen, clone = site_of(model, site), model.clone()
     _wrap_once(clone, WrappersMP.APPLY_MODEL, label_call)
-    _wrap_once(clone, WrappersMP.OUTER_SAMPLE, mark_prompted)
+    _wrap_once(clone, WrappersMP.OUTER_SAMPLE, mark_run)
     if modules:
         clone.set_additional_models(key or f"{KEY}.{uuid4()}", [_counted(module) for module in modules])
 

@@ -147,10 +147,11 @@ class ApplyDirection(io.ComfyNode):
         conditioning: str,
         norm_limit: float,
         mask: Tensor | None = None,
+        asymmetric: bool = False,
     ) -> io.NodeOutput:
         """Push."""
         site = fitting_site(model, direction.made_for, "The direction was made", _REMEDY)
-        scope = scope_of(model, start_percent, end_percent, conditioning, norm_limit, mask)
+        scope = scope_of(model, start_percent, end_percent, conditioning, norm_limit, mask, asymmetric)
         if not strength:
             return io.NodeOutput(model.clone())
         return io.NodeOutput(add_tap(model, site, direction.tap(strength, scope)))

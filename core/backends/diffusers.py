@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -17,6 +18,7 @@ from .hooks import Rows, tapped
 from .noise import check_sampler, initial_noise, is_flux, picture_size
 from .pipelines import check_text_to_image, fingerprint, load_pipeline
 from .schedules import TrainingSchedule
+from .steps import remaining
 
 Taps: TypeAlias = Mapping[str | Site, Tap | Sequence[Tap]]
 Progress: TypeAlias = Callable[[int, int], object]
@@ -89,11 +91,16 @@ class DiffusersBackend:
         Call the denoiser with return_dict=False inside. Keys of `taps` are site names (`mid`, `mid:update`)
         or Sites; values are taps or lists of taps, called in order.
         """
+        return self._tapped(taps, rows, None)
+
+    def _tapped(
+        self, taps: Taps, rows: Rows, remaining: Callable[[float], float] | None
+    ) -> AbstractContextManager[None]:
         if not taps:
             return nullcontext()
         chosen = {select_site(self.sites, key): tap for key, tap in taps.items()}
         chains = {site: compose(tap) if isinstance(tap, Sequence) else tap for site, tap in chosen.items()}
-        return tapped(self.denoiser, chains, TrainingSchedule.of(self.pipeline.scheduler), rows)
+        return tapped(self.denoiser, chains, TrainingSchedule.of(self.pipeline.scheduler), rows, remaining)
 
     def sample(
         self,
@@ -133,7 +140,8 @@ class DiffusersBackend:
 
         Raises:
             HapaxError: unknown site, mismatched lists, an unknown or useless option, a size that doesn't fit
-                the model, or a sampler whose noise depends on the batch.
+                the model, a sampler whose noise depends on the batch, or an asymmetric edit with a sampler whose
+                steps have no two paths.
         """
         if output not in ("pil", "pt", "latent"):
             raise HapaxError(f"output is {output!r}; give 'pil', 'pt' or 'latent'.")
@@ -141,11 +149,12 @@ class DiffusersBackend:
         check_sampler(self.pipeline)
         call = self._call(steps, guidance, size)
         guided, pixels = self._guided(call["guidance_scale"], negative), (call["height"], call["width"])
+        left = partial(remaining, self.pipeline.scheduler, float(size.get("eta") or 0))
         pictures: list[Any] = []
         with _no_progress_bar(self.pipeline):
             for batch in _batches(len(seeds), batch_size):
                 generators = [torch.Generator("cpu").manual_seed(int(seeds[i])) for i in batch]
-                with self.tapped(taps or {}, Rows.of(batch, guided=guided)):
+                with self._tapped(taps or {}, Rows.of(batch, guided=guided), left):
                     result = self.pipeline(
                         **{name: [values[i] for i in batch] for name, values in text.items()},
                         **call,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..asymmetric import Paths, mixed
 from ..errors import HapaxError
 from ..sites import Site, site_module
 from ..taps import Step, Tap, applied
@@ -56,19 +57,35 @@ class Rows:
 
 
 @contextmanager
-def tapped(denoiser: nn.Module, taps: Mapping[Site, Tap], schedule: TrainingSchedule, rows: Rows) -> Iterator[None]:
+def tapped(
+    denoiser: nn.Module,
+    taps: Mapping[Site, Tap],
+    schedule: TrainingSchedule,
+    rows: Rows,
+    remaining: Callable[[float], float] | None = None,
+) -> Iterator[None]:
     """Call `taps` at their sites in each forward pass within the block; the hooks are gone when it is left.
+
+    Args:
+        denoiser: a denoiser that diffusers knows.
+        taps: one at each site.
+        schedule: what it was trained on.
+        rows: labels of each call's rows.
+        remaining: in a sampler's run, the share of the noise-to-picture ratio that its step from a timestep leaves,
+            which asymmetric edits need; None elsewhere.
 
     Raises:
         HapaxError: in a call, when its batch doesn't have the rows named.
     """
-    hooks = _Hooks(denoiser, schedule, rows)
+    hooks = _Hooks(denoiser, schedule, rows, remaining)
     handles = []
     try:
         handles.append(denoiser.register_forward_pre_hook(hooks.enter, with_kwargs=True))
         for site, tap in taps.items():
             module = site_module(denoiser, site)
             handles.append(module.register_forward_hook(hooks.at(site, tap), with_kwargs=True))
+        # After the taps on the denoiser's own output.
+        handles.append(denoiser.register_forward_hook(hooks.leave, with_kwargs=True))
         yield
     finally:
         for handle in handles:
@@ -76,13 +93,17 @@ def tapped(denoiser: nn.Module, taps: Mapping[Site, Tap], schedule: TrainingSche
 
 
 class _Hooks:
-    """The hooks of one denoiser; `enter` labels a call and those made by `at` hand the label to the taps."""
+    """The hooks of one denoiser: `enter` labels a call, those made by `at` hand the label on, `leave` ends the call."""
 
-    def __init__(self, denoiser: Any, schedule: TrainingSchedule, rows: Rows) -> None:
+    def __init__(
+        self, denoiser: Any, schedule: TrainingSchedule, rows: Rows, remaining: Callable[[float], float] | None
+    ) -> None:
         self.call = _CALLS[type(denoiser).__name__]
         self.patch = getattr(denoiser.config, "patch_size", 1)
         self.schedule = schedule
         self.rows = rows
+        self.remaining = remaining
+        self.plain = False
         self.step: Step | None = None
 
     def enter(self, denoiser: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -104,6 +125,7 @@ class _Hooks:
             grid=self._grid(x, kwargs),
             x=x,
             context=_argument(args, kwargs, self.call.context),
+            paths=None if self.remaining is None else Paths(self.plain),
         )
 
     def _grid(self, x: Tensor, kwargs: dict[str, Any]) -> tuple[int, int]:
@@ -129,6 +151,19 @@ class _Hooks:
             return new if stream is None else (*output[:stream], new, *output[stream + 1 :])
 
         return hook
+
+    def leave(self, denoiser: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        """Forward hook of the denoiser: where an asymmetric edit acted, evaluate again without, and mix the two."""
+        assert self.step is not None
+        if self.remaining is None or self.step.paths is None or not self.step.paths.steered:
+            return None
+        remaining = self.remaining(float(self.step.timestep[0]))
+        self.plain = True
+        try:
+            plain = denoiser(*args, **kwargs)
+        finally:
+            self.plain = False
+        return (mixed(output[0], plain[0], remaining), *output[1:])
 
 
 def _argument(args: tuple, kwargs: dict[str, Any], place: tuple[int, str]) -> Any:
