@@ -194,6 +194,14 @@ def vae() -> object:
     return tiny.build_vae()
 
 
+@pytest.fixture(scope="session")
+def untrained_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model's folder with random weights, written by the library through diffusers."""
+    pytest.importorskip("diffusers", reason="COMFYUI AND DIFFUSERS WERE NOT COMPARED: this Python has no diffusers")
+    place = tmp_path_factory.mktemp("untrained")
+    return _package("untrained_demo", HERE / "untrained_demo.py").write(place / "model", place)
+
+
 @pytest.fixture
 def base_directory() -> Path:
     """What ComfyUI takes for its folder here: models/, input/, output/, temp/ under it."""

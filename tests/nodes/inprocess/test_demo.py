@@ -18,15 +18,24 @@ PROMPT = "a photo of a firefighter"
 
 
 @pytest.fixture(scope="session")
-def folder():
+def shipped_demo():
     if not (emoji.MODEL_FOLDER / "model_index.json").is_file():
         pytest.skip("THE DEMO MODEL WAS NOT TESTED IN COMFYUI: its weights are not in the repository yet")
     return emoji.MODEL_FOLDER
 
 
+@pytest.fixture(scope="session", params=["untrained_demo", "shipped_demo"])
+def folder(request):
+    """The demo model's files: those that ship, and the same with random weights, which are always there."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope="session")
 def here(folder):
-    return demo.LoadDemoModel.execute().result
+    """What the node gives on a server."""
+    with pytest.MonkeyPatch.context() as patched, torch.inference_mode():
+        patched.setattr(emoji, "MODEL_FOLDER", folder)
+        return demo.LoadDemoModel.execute().result
 
 
 @pytest.fixture(scope="session")
@@ -156,8 +165,10 @@ def test_pictures_are_decoded_and_encoded_alike(here, there):
     assert again.shape == (2, 8, 8, 8)
 
 
+@pytest.mark.parametrize("folder", ["shipped_demo"], indirect=True)
 def test_a_preview_looks_like_its_own_picture(here):
     import latent_preview
+
     from comfy.cli_args import args
 
     kept, args.preview_method = args.preview_method, latent_preview.LatentPreviewMethod.Auto
