@@ -31,7 +31,8 @@ def family_of(denoiser: Any) -> str:
     Raises:
         HapaxError: the blocks of the denoiser's class are unknown.
     """
-    for kind in type(denoiser).__mro__:
+    # While a compiled model is called, the compiled module stands in the denoiser's place.
+    for kind in type(getattr(denoiser, "_orig_mod", denoiser)).__mro__:
         if kind.__name__ in _FAMILIES:
             return kind.__name__
     raise HapaxError(

@@ -168,7 +168,6 @@ def test_pictures_are_decoded_and_encoded_alike(here, there):
 @pytest.mark.parametrize("folder", ["shipped_demo"], indirect=True)
 def test_a_preview_looks_like_its_own_picture(here):
     import latent_preview
-
     from comfy.cli_args import args
 
     kept, args.preview_method = args.preview_method, latent_preview.LatentPreviewMethod.Auto
