@@ -195,6 +195,8 @@ def harvest(
         made = [Picture(prompt, seed, recorder.take(row)[0], picture) for row, (seed, picture) in rows]
         new += keep(store, made, recording, scorer)
         done += len(batch)
+        # Seen even where previews of unfinished pictures are turned off, which is ComfyUI's default.
+        report(done * sampling.steps, pictures[0])
         if time.monotonic() - saved > SAVE_SECONDS:
             store.flush()
             saved = time.monotonic()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
+import comfy.utils
+import latent_preview
 import pytest
 import torch
+from comfy.cli_args import args
 from hapax.core.activations import ActivationStore
 from hapax.core.errors import HapaxError
-from hapax.nodes import capture, recording, sampling, schema
+from hapax.nodes import capture, recording, sampling
 from hapax.nodes.comfy_taps import add_tap
 from hapax.nodes.schema import to_pictures
 
@@ -178,16 +181,35 @@ def test_a_harvest_runs_as_on_a_server(harvest):
     assert store.tokens().float().std() > 0
 
 
-def test_progress_and_previews_are_reported(harvest, monkeypatch):
+@pytest.fixture
+def shown(monkeypatch):
+    """What the server would send to the browser: (done, total, preview) of each report."""
     seen = []
     monkeypatch.setattr(
-        schema.comfy.utils.ProgressBar,
-        "update_absolute",
-        lambda self, value, total, preview=None: seen.append((value, total)),
+        comfy.utils, "PROGRESS_BAR_HOOK", lambda done, total, preview, **_: seen.append((done, total, preview))
     )
+    return seen
+
+
+def test_finished_pictures_are_shown_as_the_harvest_goes(harvest, shown):
+    """Without previews of its own, which is ComfyUI's default."""
+    store, *_ = harvest()
+    assert {total for _, total, _ in shown} == {15}
+    assert [done for done, _, _ in shown] == sorted(done for done, _, _ in shown)
+    pictures = [(done, preview) for done, _, preview in shown if preview is not None]
+    assert [done for done, _ in pictures] == [6, 12, 15]
+    for (_, (kind, picture, most)), first in zip(pictures, (0, 2, 4), strict=True):
+        assert (kind, most) == ("JPEG", 512)
+        assert picture.tobytes() == bytes(store.thumbnails([first]).flatten().tolist())
+
+
+def test_each_step_is_previewed_where_previews_are_on(harvest, shown, monkeypatch):
+    monkeypatch.setattr(args, "preview_method", latent_preview.LatentPreviewMethod.Auto)
     harvest()
-    assert [value for value, _ in seen] == [2, 4, 6, 8, 10, 12, 13, 14, 15]
-    assert {total for _, total in seen} == {15}
+    assert [done for done, _, _ in shown] == [2, 4, 6, 6, 8, 10, 12, 12, 13, 14, 15, 15]
+    assert all(preview is not None for _, _, preview in shown)
+    # A cell of the latent is a pixel.
+    assert [preview[1].size for _, _, preview in shown[:4]] == [(8, 8)] * 3 + [(64, 64)]
 
 
 @pytest.mark.parametrize(
