@@ -106,7 +106,14 @@ def test_help_pages_and_locale_are_those_of_the_nodes():
     locale = json.loads((REPO / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
     assert set(locale) == set(SNAPSHOT)
     for name, node in locale.items():
+        written = (REPO / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8").partition("## Inputs")[0]
+        title, _, text = written.partition("\n")
+        assert title == f"# {node['display_name']}"
+        assert len(text.split()) > 12, f"the help page of {name} says nothing but its tables"
         assert list(node["inputs"]) == [each["name"] for each in SNAPSHOT[name]["inputs"]]
+        assert [each["name"] for each in node["outputs"].values()] == [
+            each["name"] for each in SNAPSHOT[name]["outputs"]
+        ]
         texts = [
             node["description"],
             *(each["tooltip"] for each in [*node["inputs"].values(), *node["outputs"].values()]),
