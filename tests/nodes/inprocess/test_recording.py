@@ -12,6 +12,7 @@ import torch
 from comfy.cli_args import args
 from hapax.core.activations import ActivationStore
 from hapax.core.errors import HapaxError
+from hapax.core.steering import AddDirection
 from hapax.nodes import capture, recording, sampling
 from hapax.nodes.comfy_taps import add_tap
 from hapax.nodes.schema import to_pictures
@@ -124,6 +125,22 @@ def test_another_prompt_or_lora_gets_a_folder_of_its_own(harvest, sd15, tiny_mod
     assert len(folders) == 3
     assert again.folder in folders
     assert again.provenance["model"] == ActivationStore.open(next(iter(folders))).provenance["model"]
+
+
+def test_a_steered_model_is_not_taken_for_the_plain_one(harvest, sd15):
+    """The same prompt, seeds and run's name: what was recorded without the push must not be handed out for it."""
+
+    def pushed(strength):
+        vector = torch.randn(128, generator=torch.Generator().manual_seed(5))
+        return add_tap(sd15.model, "mid", AddDirection(vector, strength=strength))
+
+    plain, *_ = harvest(count=2)
+    steered, _, text = harvest(count=2, model=pushed(20.0))
+    assert text.startswith("2 pictures (2 new)")
+    assert steered.folder != plain.folder
+    assert not torch.equal(steered.tokens(), plain.tokens())
+    assert harvest(count=3, model=pushed(20.0))[2].startswith("3 pictures (1 new)")
+    assert harvest(count=2, model=pushed(10.0))[2].startswith("2 pictures (2 new)")
 
 
 def interrupt_at(monkeypatch, when):
