@@ -159,6 +159,11 @@ class LoadSAE(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, sae_name: str | None = None) -> bool | str:
+        """Say what is missing."""
+        return folders.valid(folders.model_file, sae_name)
+
+    @classmethod
     def fingerprint_inputs(cls, sae_name: str, **_: Any) -> str:
         """Load again when the file has changed."""
         return folders.fingerprint(sae_name)

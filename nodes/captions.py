@@ -152,6 +152,11 @@ class LoadCaptionIndex(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, index_name: str | None = None) -> bool | str:
+        """Say what is missing."""
+        return folders.valid(folders.model_file, index_name)
+
+    @classmethod
     def fingerprint_inputs(cls, index_name: str, **_: Any) -> str:
         """Load again when the file has changed."""
         return folders.fingerprint(index_name)

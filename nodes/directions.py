@@ -97,6 +97,11 @@ class LoadDirection(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, direction_name: str | None = None) -> bool | str:
+        """Say what is missing."""
+        return folders.valid(folders.model_file, direction_name)
+
+    @classmethod
     def fingerprint_inputs(cls, direction_name: str, **_: Any) -> str:
         """Load again when the file has changed."""
         return folders.fingerprint(direction_name)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,18 @@ def model_file(name: str) -> Path:
             "(or save one from Hapax), press R to refresh, and choose it."
         )
     return Path(path)
+
+
+def valid(find: Callable[[str], object], name: str | None) -> bool | str:
+    """What a node's `validate_inputs` says of a name that `find` looks up: True, or the sentence that `find` raises.
+
+    A node that asks this is red before anything runs, and names what to do, where ComfyUI would list what there is.
+    None is a name that comes over a wire and isn't known yet.
+    """
+    try:
+        return name is None or bool(find(name))
+    except HapaxError as error:
+        return str(error)
 
 
 def fingerprint(name: str) -> str:

@@ -227,6 +227,11 @@ class LoadActivations(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, run: str | None = None) -> bool | str:
+        """Say what is missing."""
+        return folders.valid(folders.existing_output_folder, run)
+
+    @classmethod
     def fingerprint_inputs(cls, run: str) -> str:
         """Read again when pictures were added."""
         return folders.output_state(run)

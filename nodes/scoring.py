@@ -101,6 +101,11 @@ class LoadCLIPScorer(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, weights: str | None = None) -> bool | str:
+        """Say what is missing."""
+        return weights == BUILT_IN or folders.valid(folders.model_file, weights)
+
+    @classmethod
     def fingerprint_inputs(cls, weights: str, **_: Any) -> str:
         """Load again when the file has changed."""
         return folders.fingerprint(weights)

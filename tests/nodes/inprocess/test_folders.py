@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 
 import folder_paths
 import pytest
 import torch
+from comfy_extras.nodes_freelunch import FreeU_V2
 from hapax.core.errors import HapaxError
-from hapax.nodes import folders
+from hapax.core.steering import AddDirection, Scope
+from hapax.nodes import autoencoder, captions, directions, folders, recording, scoring
+from hapax.nodes.comfy_taps import add_tap
 from hapax.nodes.extension import HapaxExtension
 from hapax.nodes.fingerprint import conditioning_fingerprint, model_fingerprint, patches_fingerprint
 from hapax.nodes.schema import to_image, to_pictures
@@ -78,6 +82,53 @@ def test_a_loaded_lora_is_told_apart_from_the_checkpoint(sd15, tiny_models):
     assert model_fingerprint(tiny_models.build_model("sd15")) == known
 
 
+def hung(sd15):
+    """`hung(strength, b1)`: the model with our push and FreeU on it, made anew each time."""
+
+    def make(strength=3.0, b1=1.3, **scope):
+        vector = torch.randn(128, generator=torch.Generator().manual_seed(5))
+        model = add_tap(sd15.model, "mid", AddDirection(vector, strength=strength, scope=Scope(**scope)))
+        if hasattr(FreeU_V2, "execute"):
+            return FreeU_V2.execute(model, b1, 1.4, 0.9, 0.2).result[0]
+        return FreeU_V2().patch(model, b1, 1.4, 0.9, 0.2)[0]
+
+    return make
+
+
+def test_what_other_nodes_hang_on_a_model_is_told_apart(sd15):
+    make = hung(sd15)
+    known = patches_fingerprint(make())
+    assert known is not None
+    assert patches_fingerprint(make()) == known
+    changed = [make(strength=2.0), make(b1=1.2), make(end=0.5), make(mask=torch.ones(8, 8)), make().clone()]
+    assert [patches_fingerprint(each) == known for each in changed] == [False] * 4 + [True]
+    model = make()
+    sd15.sample(model)
+    assert patches_fingerprint(model) == known, "it depends on what was run"
+
+
+def test_another_schedule_or_precision_is_told_apart(sd15):
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    def scheduled(*how):
+        return ModelSamplingDiscrete().patch(sd15.model, *how)[0]
+
+    half = sd15.model.clone()
+    half.set_model_compute_dtype(torch.bfloat16)
+    single = sd15.model.clone()
+    single.set_model_compute_dtype(torch.float32)
+    models = [
+        sd15.model,
+        scheduled("eps", False),
+        scheduled("v_prediction", False),
+        scheduled("eps", True),
+        half,
+        single,
+    ]
+    assert len({patches_fingerprint(each) for each in models}) == len(models)
+    assert patches_fingerprint(scheduled("eps", True)) == patches_fingerprint(models[3])
+
+
 def test_conditionings_are_known_by_what_they_hold(sd15, tiny_models):
     known = conditioning_fingerprint(sd15.positive)
     assert conditioning_fingerprint(tiny_models.conditioning(1)) == known
@@ -95,9 +146,12 @@ def test_pictures_survive_the_way_there_and_back():
     assert [picture.size for picture in to_pictures(image)] == [(7, 5), (7, 5)]
 
 
-def test_every_node_says_what_it_and_its_sockets_are():
-    nodes = asyncio.run(HapaxExtension().get_node_list())
-    schemas = [node.GET_SCHEMA() for node in nodes]
+@pytest.fixture(scope="module")
+def schemas():
+    return [node.GET_SCHEMA() for node in asyncio.run(HapaxExtension().get_node_list())]
+
+
+def test_every_node_says_what_it_and_its_sockets_are(schemas):
     assert len({schema.node_id for schema in schemas}) == len(schemas)
     for schema in schemas:
         assert schema.node_id.startswith("Hapax")
@@ -105,3 +159,47 @@ def test_every_node_says_what_it_and_its_sockets_are():
         assert len(schema.description) > 20, schema.node_id
         for socket in (*schema.inputs, *schema.outputs):
             assert socket.tooltip, f"{schema.node_id}.{socket.id}"
+
+
+def test_every_widget_begins_with_a_value(schemas):
+    """A combo without one begins with its first option."""
+    for schema in schemas:
+        for each in schema.inputs:
+            kind, options = each.get_io_type(), each.as_dict()
+            if kind in ("INT", "FLOAT", "STRING", "BOOLEAN"):
+                assert options.get("default") is not None, f"{schema.node_id}.{each.id}"
+            if kind == "COMBO":
+                assert options["options"], f"{schema.node_id}.{each.id}"
+                assert options.get("default", options["options"][0]) in options["options"]
+
+
+def test_every_node_is_found_by_other_words_where_comfyui_can(schemas, comfyui_version):
+    if not hasattr(schemas[0], "search_aliases"):
+        assert comfyui_version < (0, 4), "this ComfyUI is newer than the one that had no aliases"
+        return
+    for schema in schemas:
+        aliases = schema.search_aliases
+        assert "hapax" in aliases, schema.node_id
+        # Beyond the words that the search finds anyway.
+        own = schema.display_name.casefold()
+        assert [each for each in aliases if each != "hapax" and each.casefold() not in own], schema.node_id
+
+
+def finders():
+    nodes = [autoencoder.LoadSAE, captions.LoadCaptionIndex, directions.LoadDirection]
+    return [*nodes, recording.LoadActivations, scoring.LoadCLIPScorer]
+
+
+@pytest.mark.parametrize("node", finders(), ids=lambda node: node.__name__)
+def test_a_missing_file_is_said_before_the_run(models, node):
+    assert re.search(r"^There is no (file|recording) 'gone' in ComfyUI's .*; .*\.$", node.validate_inputs("gone"))
+    assert "is not a file or folder name" in folders.valid(folders.existing_output_folder, "../up")
+    # Over a wire, a name is known only in the run.
+    assert node.validate_inputs() is True
+
+
+def test_a_file_that_is_there_is_no_fault(models):
+    assert autoencoder.LoadSAE.validate_inputs("sae/kept.safetensors") is True
+    assert scoring.LoadCLIPScorer.validate_inputs(scoring.BUILT_IN) is True
+    folders.output_folder("there")
+    assert recording.LoadActivations.validate_inputs("there") is True
