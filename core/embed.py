@@ -33,7 +33,8 @@ class ClipEmbedder:
         """Load an open_clip architecture with local weights.
 
         Raises:
-            HapaxError: unknown architecture, missing file, not safetensors, or weights of another model.
+            HapaxError: unknown architecture, missing file, not safetensors, weights of another model, or a tokenizer
+                that would have to be downloaded.
         """
         import open_clip
         from safetensors import SafetensorError
@@ -50,12 +51,13 @@ class ClipEmbedder:
                 f"{name!r} is not an open_clip architecture; give one of those that `open_clip.list_models()` lists, "
                 "such as ViT-L-14 or ViT-B-32."
             )
+        tokenizer = _tokenizer(name)
         try:
             model, _, preprocess = create(name, pretrained=str(path), device=device)
         except (RuntimeError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise HapaxError(f"{path.name} does not fit the CLIP architecture {name}: {reason}") from error
-        return cls(model, preprocess, open_clip.get_tokenizer(name), name, file_digest(path))
+        return cls(model, preprocess, tokenizer, name, file_digest(path))
 
     @torch.inference_mode()
     def images(self, pictures: Sequence, batch_size: int = 64) -> Tensor:
@@ -80,6 +82,22 @@ class ClipEmbedder:
             for i in range(0, len(texts), batch_size)
         ]
         return nn.functional.normalize(torch.cat(parts).float(), dim=-1).cpu()
+
+
+def _tokenizer(name: str) -> Callable:
+    """The architecture's own tokenizer, from this machine; SigLIP's are on the Hub, which open_clip would ask."""
+    import open_clip
+
+    hub = (open_clip.get_model_config(name) or {}).get("text_cfg", {}).get("hf_tokenizer_name")
+    if not hub:
+        return open_clip.get_tokenizer(name)
+    try:
+        return open_clip.get_tokenizer(name, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise HapaxError(
+            f"{name} needs the tokenizer {hub}, which is not on this machine, and nothing is downloaded unasked; fetch "
+            f"it with `hf download {hub}`, or take an architecture that brings its own, such as ViT-L-14."
+        ) from error
 
 
 def file_digest(path: Path) -> str:

@@ -43,6 +43,11 @@ def test_unknown_architecture() -> None:
         ClipEmbedder.load("ViT-Q-1", CLIP_FOLDER / "hapax-emoji.safetensors")
 
 
+def test_a_tokenizer_of_the_hub_is_not_fetched() -> None:
+    with pytest.raises(HapaxError, match="needs the tokenizer facebook/nllb-200-distilled-600M, which is not on this"):
+        ClipEmbedder.load("nllb-clip-base-siglip", CLIP_FOLDER / "hapax-emoji.safetensors")
+
+
 @pytest.mark.parametrize("name", ["gone.safetensors", "weights.pt"])
 def test_only_local_safetensors(tmp_path: Path, name: str) -> None:
     (tmp_path / "weights.pt").write_bytes(b"")
