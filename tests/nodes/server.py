@@ -1,4 +1,4 @@
-"""A real ComfyUI server on this machine's CPU, with this pack as its only custom node."""
+"""A real ComfyUI server on this machine's CPU, with this pack and tiny_pack, which has models to try it with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 # Another copy of the pack can be tested, such as an unpacked release.
 PACK = Path(os.environ.get("HAPAX_PACK", Path(__file__).resolve().parents[2]))
-START_SECONDS = 300
+START_SECONDS = 900
 RUN_SECONDS = 600
 
 
@@ -145,7 +145,8 @@ class Server:
 
     def _prepare(self) -> None:
         (self.base / "custom_nodes").mkdir(parents=True)
-        (self.base / "custom_nodes" / "hapax").symlink_to(PACK, target_is_directory=True)
+        for name, pack in (("hapax", PACK), ("tiny", Path(__file__).resolve().with_name("tiny_pack"))):
+            (self.base / "custom_nodes" / name).symlink_to(pack, target_is_directory=True)
         settings = self.base / "user" / "default" / "comfy.settings.json"
         settings.parent.mkdir(parents=True)
         # A first visit opens a dialog over the page.
