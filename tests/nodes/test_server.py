@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 import pytest
+from hapax.core.activations import ActivationStore
 from hapax.core.emoji.judge import judge
 from hapax.core.emoji.world import load_world
 from PIL import Image
@@ -135,21 +136,38 @@ def test_help_pages_locale_and_templates_are_served(server, info, sibling):
         assert server.get_bytes(path + ".jpg")[:3] == b"\xff\xd8\xff"
 
 
+def counted(server):
+    """How many of the pictures of the firefighter harvest show each style, by the judge."""
+    # One recording or more: with and without CLIP embeddings they are apart, with the same pictures.
+    store = next((server.base / "output" / "hapax").glob("firefighter-*/store.json")).parent
+    verdict = judge(ActivationStore.open(store).thumbnails())
+    assert len(verdict.kinds) == 250
+    return {style: round(250 * verdict.share(style)) for style in load_world().styles}
+
+
 def test_audit(run):
+    """It is checked against what the pictures show, because how often the model shows a thing is its own affair."""
     made = run(AUDIT)
     table = made.text("HapaxFindRareFeatures", 2)
     assert "rare features in 250 pictures" in table
-    assert "sepia print" in table
-    assert "night scene" in table
     assert "192 channels" in made.text("HapaxSAEInfo", 0)
     assert shows_something(made.sheet("HapaxFindRareFeatures", 1))
     assert shows_something(made.sheet("HapaxShowFeature", 0))
     report = made.server.base / "output" / "hapax" / "firefighter" / "report.html"
-    assert "night scene" in report.read_text(encoding="utf-8")
     assert made.text("HapaxSaveAudit") == str(report)
     (asked,) = json.loads((report.parent / "audit.json").read_text(encoding="utf-8"))["prompts"]
     assert asked["prompt"] == "a photo of a firefighter"
-    assert "night scene" in [feature["label"] for feature in asked["features"]]
+    shown, found = counted(made.server), {feature["label"] for feature in asked["features"]}
+    # Of five pictures, the fewest that anything is called rare on, one or two may be missed.
+    rare = {style for style, count in shown.items() if 8 <= count <= 0.15 * 250}
+    print(f"styles of 250 pictures: {shown}; found: {sorted(filter(None, found))}")
+    assert len(rare) >= 2
+    assert len(rare & found) >= len(rare) - 1
+    assert STYLE in found, "the other workflows ask for it by name"
+    for style in rare & found:
+        assert style in table
+        assert style in report.read_text(encoding="utf-8")
+    assert not {style for style, count in shown.items() if count > 0.5 * 250} & found
     assert (made.server.base / "models" / "hapax" / "sae" / "firefighter.safetensors").exists()
 
 
@@ -228,7 +246,10 @@ def test_a_caption_becomes_a_dial(run):
 def test_a_mystery_feature_gets_a_name(run):
     made = run(MYSTERY)
     assert made.text("HapaxBuildCaptionIndex", 1).startswith("12 captions at mid")
-    assert made.text("HapaxDescribeDirection", 0) in {"night scene", "line sketch", "sepia print"}
+    # Whichever comes first on the list, what it is named after is rare in truth: a style, a gender or a skin tone.
+    truth = load_world().truth["firefighter"]
+    rare = {value for table in truth.values() for value, share in table.items() if share < 0.15}
+    assert made.text("HapaxDescribeDirection", 0) in rare
     assert made.text("HapaxLookUpCaption", 1).splitlines()[0] == "+1.000  woman"
     assert (made.server.base / "models" / "hapax" / "captions" / "firefighter.safetensors").exists()
 
@@ -259,8 +280,10 @@ def test_sdxl_lacks_nothing_but_its_files(prompt, server, sibling):
         for node in errors.values()
         for error in node["errors"]
     }
-    checkpoint = ("CheckpointLoaderSimple", "value_not_in_list", "ckpt_name")
-    assert {checkpoint} <= told <= {checkpoint, ("HapaxLoadCLIPScorer", "value_not_in_list", "weights")}
+    assert told == {
+        ("CheckpointLoaderSimple", "value_not_in_list", "ckpt_name"),
+        ("HapaxLoadCLIPScorer", "custom_validation_failed", "weights"),
+    }
 
 
 def test_a_misfit_turns_red_with_one_sentence(run, prompt, server, sibling):
