@@ -1,7 +1,8 @@
 """Fixtures that start a real ComfyUI.
 
 Set COMFYUI_PATH to checkouts, separated as PATH is; without it, those under ~/comfy are taken. A checkout has its own
-Python in .venv. What is inside inprocess/ runs within ComfyUI: test_on_comfyui.py starts it with that Python.
+Python in .venv. What is inside inprocess/ runs within ComfyUI: test_on_comfyui.py starts it with that Python, which
+needs pytest beside what ComfyUI needs, open_clip_torch for the CLIP scorer, and diffusers to be compared with.
 """
 
 from __future__ import annotations
