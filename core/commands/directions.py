@@ -178,13 +178,12 @@ def run_compass(arguments: argparse.Namespace) -> None:
 
 
 def _picture(path: Path) -> Any:
-    from PIL import Image, UnidentifiedImageError
+    from ..picture_files import read_picture
 
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except (UnidentifiedImageError, FileNotFoundError, IsADirectoryError) as error:
-        raise HapaxError(f"{path} is no picture that can be read; give PNG, JPEG or WebP files.") from error
+    picture = read_picture(path)
+    if isinstance(picture, str):
+        raise HapaxError(f"{path} is no picture that can be read ({picture}); give PNG, JPEG or WebP files.")
+    return picture
 
 
 def _print_naming(naming: Any) -> None:

@@ -133,7 +133,7 @@ def _sheet(found: dict[str, Any], folder: Path, path: Path) -> Path:
 
     from ..contact_sheet import Row, draw_sheet
     from ..durable import write_file
-    from ..sce.folder import read_picture
+    from ..picture_files import read_picture
 
     rows = []
     for number, mode in enumerate(found["modes"], 1):

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from ..errors import HapaxError
 from ..labels import PHRASES
+from ..picture_files import is_picture
 
 GENERAL_BANK = PHRASES
 # What a caption adds to a shorter one of the bank stands behind its last comma.
 ADDED = ", "
 _COLUMNS = ("caption", "text", "prompt")
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 _CAPTION_FILES = (".txt", ".caption")
 
 
@@ -27,13 +27,15 @@ def read_bank(path: str | Path | None = None) -> tuple[str, ...]:
             (kohya's layout: `a.png` and `a.txt` or `a.caption`), or None for the general bank that ships.
 
     Raises:
-        HapaxError: nothing there, not text, no such column, or no caption in it.
+        HapaxError: nothing there, not text or CSV, no such column, or no caption in it.
     """
     source = GENERAL_BANK if path is None else Path(path)
     try:
         found = list(_READERS.get(source.suffix.lower(), _lines)(source) if source.is_file() else _beside(source))
     except UnicodeDecodeError as error:
         raise HapaxError(f"{source} is not UTF-8 text; save the captions as UTF-8.") from error
+    except csv.Error as error:
+        raise HapaxError(f"{source} can't be read as CSV ({error}); save the captions as CSV again.") from error
     except OSError as error:
         raise HapaxError(f"The captions can't be read from {source}: {error.strerror}; give a file.") from error
     captions = tuple(dict.fromkeys(caption for caption in (each.strip() for each in found) if caption))
@@ -114,7 +116,7 @@ def _column(path: Path, names: Iterable[str]) -> str:
 
 def _beside(folder: Path) -> Iterable[str]:
     """The captions of the folder's pictures, by the pictures' names."""
-    pictures = sorted(file for file in folder.iterdir() if file.suffix.lower() in _PICTURES)
+    pictures = sorted(file for file in folder.iterdir() if is_picture(file))
     files = [picture.with_suffix(suffix) for picture in pictures for suffix in _CAPTION_FILES]
     return [" ".join(file.read_text("utf-8-sig").split()) for file in files if file.is_file()]
 

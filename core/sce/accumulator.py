@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ..errors import HapaxError
-from .kernels import Features, Kernel, check_kernel, features
+from .kernels import DEFAULT_RFF_DIM, Features, Kernel, check_kernel, features
 from .moments import Moments, schur_complement
-from .pairs import check_pairs, check_ridge, row_keys, warn_if_unique
+from .pairs import check_count, check_pairs, check_ridge, check_size, row_keys, warn_if_unique
 from .problem import summed
 from .schur import DEFAULT_RIDGE, SCE, score
 
@@ -84,10 +84,12 @@ class SchurComplementEntropy:
         self._expect(other.dim)
         assert self._phi is not None
         assert other._phi is not None
-        mine, theirs = self._phi.frequencies, other._phi.frequencies
-        if mine is not None and theirs is not None and not torch.equal(mine, theirs):
+        w, other_w = self._phi.frequencies, other._phi.frequencies
+        if w is not None and other_w is not None and not torch.equal(w, other_w):
             raise HapaxError("The accumulators have other random frequencies; make both with equal generators.")
-        self._moments = other._moments.plus(self._moments or Moments.zeros(len(other._moments.ii)))
+        self._moments = other._moments.plus(
+            self._moments or Moments.zeros(len(other._moments.ii), other._moments.ii.device)
+        )
         self._keys.add(other._keys.tidy())
 
     def compute(self) -> SCE:
@@ -97,8 +99,7 @@ class SchurComplementEntropy:
             HapaxError: fewer than 2 pairs.
         """
         n = self._moments.n if self._moments else 0
-        if n < 2:
-            raise HapaxError(f"There are {n} pairs so far; diversity needs at least 2 pairs of image and text.")
+        check_count(n)
         assert self._moments is not None
         unique = len(self._keys.tidy())
         warn_if_unique(unique, n)
@@ -125,6 +126,12 @@ class SchurComplementEntropy:
         frequencies = state.get("frequencies")
         if (frequencies is None) != (self.kernel == "cosine"):
             raise HapaxError(f"The state is of another kernel than {self.kernel}; make the accumulator as it was made.")
+        wanted = self.rff_dim or DEFAULT_RFF_DIM
+        if frequencies is not None and frequencies.shape[1] != wanted:
+            raise HapaxError(
+                f"The state has {frequencies.shape[1]} random frequencies, but the accumulator {wanted}; make it with "
+                f"rff_dim={frequencies.shape[1]}."
+            )
         self._phi = Features(frequencies)
         self.dim = len(state["ii"]) if frequencies is None else len(frequencies)
         # The sums go on in place, so they may not be the caller's own.
@@ -135,11 +142,7 @@ class SchurComplementEntropy:
         if self.dim is None:
             self._phi = features(dim, self.kernel, self.sigma, self.rff_dim, self._generator)
             self.dim = dim
-        if dim != self.dim:
-            raise HapaxError(
-                f"These embeddings have {dim} dimensions, those before {self.dim}; embed all with the same model, "
-                "or reset first."
-            )
+        check_size(dim, self.dim)
 
     def _check_same(self, other: SchurComplementEntropy) -> None:
         for name in ("kernel", "sigma", "ridge", "rff_dim"):

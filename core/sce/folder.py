@@ -7,15 +7,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..embed import ClipEmbedder
 from ..errors import HapaxError
+from ..picture_files import is_picture, read_picture
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 NAME_KEYS = ("file_name", "filename", "file", "image", "path")
 TEXT_KEYS = ("prompt", "text", "caption")
 
@@ -102,18 +101,6 @@ def embed_pairs(
     return Embedded(torch.cat(parts), text, [pairing.names[i] for i in rows], unreadable)
 
 
-def read_picture(path: Path) -> Any:
-    """A PIL picture in RGB, or the reason why it can't be read."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    # Damaged files make Pillow's readers raise all of these.
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        return (str(error).splitlines() or [type(error).__name__])[0].replace(str(path), path.name)
-
-
 def natural(name: str) -> list[tuple[int, int, str]]:
     """A sorting key under which numbers count as numbers.
 
@@ -127,7 +114,7 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 def _pictures(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise HapaxError(f"There is no folder {folder}; give the folder of the pictures.")
-    found = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
+    found = [path.relative_to(folder) for path in folder.rglob("*") if is_picture(path)]
     names = [path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)]
     if not names:
         raise HapaxError(f"There are no pictures in {folder}; expected files such as .png, .jpg or .webp.")
@@ -179,13 +166,14 @@ def _by_name(names: list[str], rows: list[tuple[str | None, str]], path: Path) -
         bare.setdefault(Path(name).name, []).append(name)
     prompts: dict[str, str] = {}
     lost = []
-    for name, text in given.items():
+    # Whole names first, so that a bare one can't take a picture that has its own.
+    for name, text in sorted(given.items(), key=lambda item: item[0] not in whole):
         # A name without its folder will do where only one picture has it.
         found = [name] if name in whole else bare.get(name, [])
-        if len(found) == 1:
-            prompts[found[0]] = text
-        else:
+        if len(found) != 1:
             lost.append(name)
+        elif prompts.setdefault(found[0], text) != text:
+            raise HapaxError(f"{path} has two prompts for {found[0]}; give each picture one.")
     if not prompts:
         raise HapaxError(f"None of the {len(given)} names in {path} is a picture's, such as {names[0]}; correct them.")
     kept = [name for name in names if name in prompts]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .kernels import Kernel, check_kernel, features
 from .moments import Moments, schur_complement
-from .pairs import check_pairs, check_ridge, row_keys, warn_if_unique
+from .pairs import check_count, check_pairs, check_ridge, check_size, row_keys, warn_if_unique
 from .problem import summed
 from .schur import DEFAULT_RIDGE, score
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING or find_spec("torchmetrics"):
             kernel, sigma, ridge, rff_dim: as in `schur_complement_entropy`.
             seed: of the random frequencies, equal in all processes.
 
-        `compute` gives a dict of the four values of `SCE`.
+        `compute` gives a dict of the four values of `SCE`. It raises HapaxError for fewer than 2 pairs, and `update`
+        for bad ones. Give single pairs to `update`: calling the metric itself also scores what it is called on.
         """
 
         is_differentiable = False
@@ -51,7 +52,7 @@ if TYPE_CHECKING or find_spec("torchmetrics"):
             super().__init__()
             check_kernel(kernel, sigma, rff_dim)
             check_ridge(ridge)
-            self.ridge = ridge
+            self.ridge, self.dim = ridge, dim
             self._phi = features(dim, kernel, sigma, rff_dim, torch.Generator().manual_seed(seed))
             size = dim if self._phi.frequencies is None else 2 * self._phi.frequencies.shape[1]
             self.add_state("n", torch.tensor(0), dist_reduce_fx="sum")
@@ -62,6 +63,7 @@ if TYPE_CHECKING or find_spec("torchmetrics"):
         def update(self, image: Tensor, text: Tensor) -> None:
             """Add pairs of embeddings [n, dim]."""
             image, text = check_pairs(image, text, least=1)
+            check_size(image.shape[1], self.dim)
             added = summed(self._phi, image, text)
             self.n += added.n
             self.ii += added.ii
@@ -71,8 +73,9 @@ if TYPE_CHECKING or find_spec("torchmetrics"):
 
         def compute(self) -> dict[str, Tensor]:
             """The score of all pairs so far, of all processes."""
+            check_count(n := int(self.n))
             keys = self.keys if isinstance(self.keys, Tensor) else torch.cat(self.keys)
-            n, unique = int(self.n), len(torch.unique(keys))
+            unique = len(torch.unique(keys))
             warn_if_unique(unique, n)
             parts = schur_complement(Moments(n, self.ii, self.it, self.tt), self.ridge)
             found = score(torch.linalg.eigvalsh(parts.image), torch.linalg.eigvalsh(parts.text), self.ridge, n, unique)

@@ -59,6 +59,21 @@ def check_pairs(image: Tensor, text: Tensor, least: int = 2) -> tuple[Tensor, Te
     return image, text.to(image.device)
 
 
+def check_count(n: int) -> None:
+    """Raise HapaxError unless as many as 2 pairs have come so far."""
+    if n < 2:
+        raise HapaxError(f"There are {n} pairs so far; diversity needs at least 2 pairs of image and text.")
+
+
+def check_size(found: int, expected: int) -> None:
+    """Raise HapaxError unless embeddings have as many dimensions as those before them."""
+    if found != expected:
+        raise HapaxError(
+            f"These embeddings have {found} dimensions, but {expected} are expected; embed all with the same model, "
+            "or begin anew."
+        )
+
+
 def check_ridge(ridge: float) -> None:
     """Raise HapaxError unless the ridge is a finite number above 0."""
     if not (ridge > 0 and math.isfinite(ridge)):

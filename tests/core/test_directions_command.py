@@ -18,6 +18,7 @@ def folder(tiny_pipelines, tmp_path_factory) -> Path:
     (folder / "bank.txt").write_text("a cat\na dog\na cat, sketch\n")
     (folder / "prompts.txt").write_text("a cat\n")
     Image.new("RGB", (32, 32), "red").save(folder / "red.png")
+    (folder / "cut.png").write_bytes((folder / "red.png").read_bytes()[:60])
     return folder
 
 
@@ -60,6 +61,10 @@ def test_the_whole_way(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
         (("build", *model, "--device", "nonsense"), "There is no device 'nonsense'"),
         (("compass", *model, "--prompts", folder / "prompts.txt", "--poles", "x"), "at least 2"),
         (("describe", "--index", index, "--pipeline", folder / "model", "--pictures", index), "no picture"),
+        (
+            ("describe", "--index", index, "--pipeline", folder / "model", "--pictures", folder / "cut.png"),
+            "no picture",
+        ),
     ):
         assert run(*bad) == 2
         error = capsys.readouterr().err.strip()

@@ -55,6 +55,7 @@ def test_captions_go_behind_prompts() -> None:
         ("bad.csv", "a,b\n1,2\n", "columns a, b; one must be called caption, text or prompt"),
         ("bad.jsonl", "{\n", "Line 1 .* is not JSON"),
         ("number.jsonl", "3\n", "Line 1 .* has no text"),
+        ("field.csv", "caption\n" + "x" * 200_000, "can't be read as CSV .field larger than"),
         ("latin.txt", b"caf\xe9\n", "not UTF-8"),
         ("gone.txt", None, "can't be read"),
     ],

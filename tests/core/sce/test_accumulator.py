@@ -145,6 +145,21 @@ def test_bad_settings_and_too_few_pairs(make_pairs: Callable):
     gaussian.update(image, text)
     with pytest.raises(HapaxError, match="another kernel than cosine"):
         stream.load_state_dict(gaussian.state_dict())
+    with pytest.raises(
+        HapaxError, match="has 25 random frequencies, but the accumulator 2500; make it with rff_dim=25"
+    ):
+        SchurComplementEntropy(kernel="gaussian", sigma=3.0).load_state_dict(gaussian.state_dict())
+
+
+def test_embeddings_of_another_size_are_refused(make_pairs: Callable):
+    image, text = make_pairs()
+    stream, narrow = SchurComplementEntropy(), SchurComplementEntropy()
+    stream.update(image, text)
+    narrow.update(image[:, :5], text[:, :5])
+    for act in (lambda: stream.update(image[:, :5], text[:, :5]), lambda: stream.merge(narrow)):
+        with pytest.raises(HapaxError, match="have 5 dimensions, but 12 are expected"):
+            act()
+    assert stream.compute().n == 120
 
 
 def test_warns_where_nearly_all_prompts_differ(make_pairs: Callable):

@@ -84,6 +84,17 @@ def test_pictures_in_folders_are_named_with_them(folder: Path, tmp_path: Path):
     }
 
 
+def test_a_bare_name_never_takes_a_picture_that_has_its_own_row(folder: Path, tmp_path: Path):
+    (folder / "deep").mkdir()
+    (folder / "1.png").rename(folder / "deep" / "a.png")
+    own, bare = {"path": "deep/a.png", "text": "one"}, {"path": "a.png", "text": "another"}
+    for rows in ([own, bare], [bare, own]):
+        with pytest.raises(HapaxError, match=r"two prompts for deep/a\.png; give each picture one"):
+            pair(folder, write(tmp_path / "a.jsonl", *rows))
+    same = pair(folder, write(tmp_path / "a.jsonl", own, {**bare, "text": "one"}))
+    assert (same.names, same.prompts) == (["deep/a.png"], ["one"])
+
+
 @pytest.mark.parametrize(
     ("name", "lines", "said"),
     [
@@ -95,6 +106,7 @@ def test_pictures_in_folders_are_named_with_them(folder: Path, tmp_path: Path):
         ("p.jsonl", [{"file_name": "1.png", "text": "a"}, {"text": "b"}], "has no file_name in its prompt 2"),
         ("p.jsonl", [{"file": "1.png", "text": "a"}, {"file": "1.png", "text": "b"}], "two prompts for 1.png"),
         ("p.jsonl", [{"file": "x.png", "text": "a"}], "None of the 1 names in"),
+        ("p.jsonl", [{"file": "sub/1.png", "text": "a"}, {"file": "x/1.png", "text": "b"}], "None of the 2 names in"),
     ],
 )
 def test_prompts_that_cannot_be_matched(folder: Path, tmp_path: Path, name: str, lines: list, said: str):
@@ -120,15 +132,19 @@ def test_folders_that_are_none(folder: Path, tmp_path: Path):
 def test_command_scores_a_folder_and_lists_what_it_cannot_read(folder: Path, tmp_path: Path, capsys):
     (folder / "13.png").write_bytes(b"no picture")
     (folder / "14.png").write_bytes((folder / "1.png").read_bytes()[:200])
-    rows = [{"file_name": f"{i}.png", "prompt": f"a photo of a {'cat' if i % 2 else 'cook'}"} for i in range(1, 15)]
+    (folder / "15.heic").write_bytes(b"a format that Pillow may not know")
+    (folder / "16.png").mkdir()
+    rows = [{"file_name": f"{i}.png", "prompt": f"a photo of a {'cat' if i % 2 else 'cook'}"} for i in range(1, 17)]
+    rows[14]["file_name"] = "15.heic"
     prompts, out = write(tmp_path / "p.jsonl", *rows), tmp_path / "out"
     command = ["sce", "--images", folder, "--prompts", prompts, "--out", out, "--modes", 2]
     assert main([str(word) for word in command]) == 0
     said = capsys.readouterr()
-    assert "2 could not be read:" in said.out
+    assert "4 could not be read:" in said.out
     assert "embedding" in said.err
     found = json.loads((out / "sce.json").read_text("utf-8"))
-    assert [row["file"] for row in found["unreadable"]] == ["13.png", "14.png"]
+    assert [row["file"] for row in found["unreadable"]] == ["13.png", "14.png", "15.heic", "16.png"]
+    assert all(row["reason"] for row in found["unreadable"])
     assert (found["score"]["n"], found["score"]["unique_texts"]) == (12, 2)
     assert found["score"]["image_interval"] is None
     assert len(found["modes"]) == 2

@@ -186,13 +186,18 @@ def test_cross_fitting_changes_little_where_there_is_plenty(make_pairs: Callable
     assert fitted.trace_image > plain.trace_image
 
 
+@pytest.mark.parametrize("kernel", ["cosine", "gaussian"])
 @pytest.mark.parametrize("prompts", [6, 60])
-def test_cross_fitted_dual_is_the_definition(make_pairs: Callable, exact_features: Callable, prompts: int):
+def test_cross_fitting_is_the_definition(make_pairs: Callable, exact_features: Callable, prompts: int, kernel: str):
     from hapax.core.sce.pairs import blocks, unique_texts
 
     image, text = make_pairs(60, 4, prompts)
-    found = schur_complement_entropy(image, text, kernel="gaussian", sigma=2.0, folds=3)
-    phi_i, phi_t = exact_features(image, text, 2.0)
+    if kernel == "cosine":
+        found = schur_complement_entropy(image, text, folds=3)
+        phi_i, phi_t = unit(image), unit(text)
+    else:
+        found = schur_complement_entropy(image, text, kernel="gaussian", sigma=2.0, folds=3)
+        phi_i, phi_t = exact_features(image, text, 2.0)
     fold, total = blocks(unique_texts(text)[0], 3).numpy(), 0
     for k in range(3):
         held, rest = fold == k, fold != k
@@ -200,8 +205,11 @@ def test_cross_fitted_dual_is_the_definition(make_pairs: Callable, exact_feature
         b = np.linalg.solve(inner, phi_t[rest].T @ phi_i[rest] / rest.sum())
         r = phi_i[held] - phi_t[held] @ b
         total = total + r.T @ r + held.sum() * DEFAULT_RIDGE * b.T @ b
-    lam = np.linalg.eigvalsh(total / 60).clip(1e-300)
-    assert found.image == pytest.approx(np.exp(-(lam * np.log(lam / lam.sum())).sum()), rel=1e-8)
+    image_part = total / 60
+    text_part = phi_i.T @ phi_i / 60 - image_part
+    for part, value in ((image_part, found.image), (text_part, found.text)):
+        lam = np.linalg.eigvalsh(part).clip(1e-300)
+        assert value == pytest.approx(np.exp(-(lam * np.log(lam / lam.sum())).sum()), rel=1e-8)
 
 
 X = torch.ones(4, 3)
