@@ -52,6 +52,15 @@ class LookUpCaption(io.ComfyNode):
                     "the mean of the index.",
                 ),
                 _listed_widget(),
+                widget(
+                    io.Boolean,
+                    "profiled",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Give the direction the profile over the steps that was recorded: it then pushes most "
+                    "where the caption changes most. Only where versus is empty.",
+                ),
             ],
             outputs=[
                 DIRECTION.Output(
@@ -67,12 +76,14 @@ class LookUpCaption(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, index: CaptionIndex, caption: str, versus: str, listed: int) -> io.NodeOutput:
+    def execute(
+        cls, index: CaptionIndex, caption: str, versus: str, listed: int, profiled: bool = False
+    ) -> io.NodeOutput:
         """Look up."""
         caption, versus = caption.strip(), versus.strip()
         if not caption:
             raise HapaxError(f"No caption is given; give one of the {len(index)} in the index, such as {_some(index)}.")
-        direction = index.direction(caption, versus or None)
+        direction = index.direction(caption, versus or None, profiled=profiled)
         lines = [naming_text(index.name(direction, listed)), *_evidence(index, [caption, versus])]
         table = "\n".join(lines)
         return io.NodeOutput(direction, table, ui=ui.PreviewText(table))

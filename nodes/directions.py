@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from . import folders
 from .comfy_taps import add_tap
 from .fitting import fitting_site
 from .schema import DIRECTION, FEATURES, io, schema, to_image
-from .steering import SEARCH, scope_of, scope_widgets, strength_widget
+from .steering import SEARCH, profile_of, profile_widget, scope_of, scope_widgets, strength_widget
 from .widgets import any_checkpoint_widget, feature_widget, file_widget, save_model_file, save_widgets, saved_output
 
 KIND = "directions"
@@ -137,6 +138,7 @@ class ApplyDirection(io.ComfyNode):
                 DIRECTION.Input("direction", tooltip="Of a feature, a caption, or from Load Direction."),
                 strength_widget(3.0, 64.0),
                 *scope_widgets(WINDOWS[0][1]),
+                profile_widget(),
             ],
             outputs=[io.Model.Output("MODEL", display_name="model", tooltip="The model with the push on it.")],
         )
@@ -153,10 +155,12 @@ class ApplyDirection(io.ComfyNode):
         norm_limit: float,
         mask: Tensor | None = None,
         asymmetric: bool = False,
+        profile: str = "",
     ) -> io.NodeOutput:
         """Push."""
         site = fitting_site(model, direction.made_for, "The direction was made", _REMEDY)
         scope = scope_of(model, start_percent, end_percent, conditioning, norm_limit, mask, asymmetric)
+        scope = replace(scope, profile=profile_of(model, profile))
         if not strength:
             return io.NodeOutput(model.clone())
         return io.NodeOutput(add_tap(model, site, direction.tap(strength, scope)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 from torch import Tensor
@@ -86,6 +88,42 @@ def scope_widgets(end: float) -> list[Any]:
             "ddim.",
         ),
     ]
+
+
+def profile_widget() -> Any:
+    """How the push changes on its way."""
+    return widget(
+        io.String,
+        "profile",
+        default="",
+        optional=True,
+        advanced=True,
+        tooltip="How the push changes on its way, as shares of the denoising with factors: 0: 1, 0.5: 0.2 goes from "
+        "all of it at the first noise to a fifth halfway, and stays there. Empty takes the direction's own profile, if "
+        "it has one.",
+    )
+
+
+def profile_of(model: Any, text: str) -> list[tuple[float, float]] | None:
+    """The (progress, factor) pairs that `profile_widget` means, for this MODEL's schedule; None for an empty one.
+
+    Raises:
+        HapaxError: a part that is no share with a factor.
+    """
+    table = []
+    for part in filter(str.strip, re.split(r"[,;\n]", text)):
+        share, _, factor = part.partition(":")
+        try:
+            percent, value = float(share), float(factor)
+        except ValueError:
+            percent, value = math.nan, math.nan
+        if not (0 <= percent <= 1 and math.isfinite(value)):
+            raise HapaxError(
+                f"The profile has {part.strip()!r}; give shares of the denoising from 0 to 1, each with a factor, as "
+                "in 0: 1, 0.5: 0.2."
+            )
+        table.append((progress_at(model, percent), value))
+    return table or None
 
 
 def scope_of(

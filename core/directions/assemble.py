@@ -47,7 +47,7 @@ def assemble(parts: Parts, m: int, whiten: float | None) -> tuple[dict[str, Tens
     for span, part in parts:
         d = part.by_seed.double() - means.by_seed
         offset = d.mean(1)
-        found["offset"].append(offset)
+        found["offset"].append(offset.float())
         found["agreement"].append(agreement(d))
         found["split_half"].append(split_half(d))
         steps = (part.by_step.double() - means.by_step) @ offset[:, :, None]
@@ -58,10 +58,10 @@ def assemble(parts: Parts, m: int, whiten: float | None) -> tuple[dict[str, Tens
     tensors["p"] = p_values(tensors["agreement"], agreement_null(torch.cat(found["d"])).float()).float()
     tensors["mean"] = means.by_seed.mean(0).float()
     if len(offset) > m:
-        tensors["neutral"] = offset[m].float()
+        tensors["neutral"] = offset[m]
     longer, shorter = _contrasts(parts.captions[:m])
     tensors["contrasts"] = longer
-    tensors["rows"] = torch.cat([offset[:m], offset[longer] - offset[shorter]]).bfloat16()
+    tensors["rows"] = torch.cat([offset[:m].bfloat16(), (offset[longer] - offset[shorter]).bfloat16()])
     if whiten is not None:
         tensors["metric"] = _metric(offset[:m], whiten)
     tensors["lengths"], reach = _lengths(tensors["rows"], tensors.get("metric"))
@@ -80,7 +80,7 @@ def _contrasts(captions: tuple[str, ...]) -> tuple[Tensor, Tensor]:
 
 def _metric(offset: Tensor, shrinkage: float) -> Tensor:
     """Inverse [C, C] of the bank's covariance, shrunk towards a multiple of the identity of the same trace."""
-    s = offset.T @ offset / len(offset)
+    s = sum((block.T @ block for block in map(Tensor.double, offset.split(BLOCK))), torch.zeros(())) / len(offset)
     identity = torch.eye(len(s), dtype=s.dtype)
     return torch.linalg.inv((1 - shrinkage) * s + shrinkage * s.diagonal().mean() * identity).float().contiguous()
 

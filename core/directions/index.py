@@ -15,6 +15,7 @@ from ..fits import check_fits
 from ..statistics import permutation_p
 from .assemble import assemble
 from .bank import ADDED, check_captions
+from .faiss_rows import FaissRows
 from .files import read_index, write_index
 from .parts import Parts, kept
 from .pictures import picture_activations
@@ -197,9 +198,14 @@ class CaptionIndex:
             profiled: give it the profile over progress that was recorded; only relative to the bank's mean.
 
         Raises:
-            HapaxError: no such caption.
+            HapaxError: no such caption, or a profile where none was recorded.
         """
         row = self.captions.index(caption)
+        if profiled and (versus is not None or row >= len(self)):
+            raise HapaxError(
+                "A profile was recorded of the bank's captions relative to its mean only; leave out what the direction "
+                "is compared with, or the profile."
+            )
         offset, label = self._offset(row), caption
         if versus is not None:
             offset, label = offset - self._offset(self.captions.index(versus)), f"{caption} - {versus}"
@@ -209,7 +215,7 @@ class CaptionIndex:
         kept = {key: self.meta[key] for key in ("model", "architecture", "versions", "recipe") if key in self.meta}
         meta = {**kept, **evidence, "label": label, "source": "caption", "seeds": len(self.meta["seeds"])}
         profile = None
-        if profiled and versus is None and row < len(self):
+        if profiled:
             places = self.meta["recipe"]["progress"]
             profile = list(zip(places, self._tensors["profile"][row].tolist(), strict=True))
         return Direction(offset, self.site, float(offset.norm()), meta, profile)
@@ -238,6 +244,25 @@ class CaptionIndex:
             if not isinstance(what, Tensor) and self.meta["neutral"] is not None:
                 base = base + self._offset(self.captions.index(self.meta["neutral"])).double()
         return self.name(target - base, k)
+
+    def through_faiss(self, factory: str = "HNSW32", parameters: str = "efSearch=256") -> CaptionIndex:
+        """The same index with its look-ups through FAISS, an approximate search in memory.
+
+        `lookup` and `name` answer as before, with exact cosines, but may miss a caption now and then. The exact search
+        reads all rows; this pays for millions of captions that are looked up again and again.
+
+        Args:
+            factory, parameters: of FAISS: "HNSW32" is fast and takes 4 bytes a value, "IVF4096,SQ8" with "nprobe=64"
+                takes 1.
+
+        Raises:
+            HapaxError: faiss-cpu is not installed, or can't make such an index.
+        """
+        made = CaptionIndex(self.captions, self._tensors, self.meta)
+        made._all = FaissRows.of(self._all, factory, parameters)
+        whole = len(self._rows.data) == len(self._all.data)
+        made._rows = made._all if whole else FaissRows.of(self._rows, factory, parameters)
+        return made
 
     def check_fits(self, found: Mapping[str, Any]) -> None:
         """Raise HapaxError unless what is found (see `fits.check_fits`) is what the index was built for."""

@@ -35,8 +35,11 @@ class Rows:
         near, error = self._approximate(query)
         k = min(k, len(near))
         limit = near.topk(k).values[-1] - 2 * error
-        rows = (near >= limit).nonzero().flatten()
-        exact = (self.data[rows].double() @ query) / self.lengths[rows].double()
+        return self.ranked(query, (near >= limit).nonzero().flatten(), k)
+
+    def ranked(self, query: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k largest cosines with `query` among some rows, ascending by number: fp64, and which, best first."""
+        exact = (self.data[rows].double() @ query.double()) / self.lengths[rows].double()
         order = torch.argsort(exact, descending=True, stable=True)[:k]
         return exact[order], rows[order]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,21 @@ def test_what_a_caption_adds_is_a_name_of_its_own(planted) -> None:
     assert index.lookup(added, 1) == [("a cook, attribute 7", pytest.approx(float(cosine), abs=0.2))]
 
 
+def test_whitened_cosines_are_those_of_whitened_vectors(planted) -> None:
+    """By a root of the inverse of the shrunk covariance; where there is none, plain cosines."""
+    index, truth = planted
+    offsets, query = index.offsets().double(), truth[3].double() + torch.ones(32, dtype=torch.float64)
+    if "metric" in index._tensors:
+        covariance = offsets.T @ offsets / len(offsets)
+        shrunk = 0.5 * covariance + 0.5 * covariance.trace() / 32 * torch.eye(32, dtype=torch.float64)
+        values, vectors = torch.linalg.eigh(shrunk)
+        white = vectors / values.sqrt()
+        offsets, query = offsets @ white, query @ white
+    cosines = F.cosine_similarity(offsets, query, dim=1)
+    for caption, cosine in index.lookup(query if "metric" not in index._tensors else truth[3] + torch.ones(32), 60):
+        assert cosine == pytest.approx(float(cosines[index.captions.index(caption)]), abs=2e-3)
+
+
 def test_captions_that_are_noise_say_so(planted) -> None:
     index, _ = planted
     assert index.reliable[:50].all()
@@ -88,6 +104,20 @@ def test_random_vectors_get_no_good_name(planted) -> None:
     vectors = torch.randn(400, 32, generator=torch.Generator().manual_seed(5))
     named = sum(bool(index.name(vector).names) for vector in vectors)
     assert named / 400 <= 0.03
+
+
+def test_through_faiss_the_answers_are_the_same(planted) -> None:
+    pytest.importorskip("faiss", reason="faiss-cpu is not installed: look-ups through FAISS are NOT tested")
+    index, truth = planted
+    fast = index.through_faiss()
+    # Sums of other rows at once are rounded otherwise.
+    near = partial(pytest.approx, abs=1e-9)
+    for query in (*truth[:49], truth[7] - truth[49], torch.ones(32)):
+        found, naming = index.lookup(query, 3), index.name(query)
+        assert fast.lookup(query, 3) == [(name, near(cosine)) for name, cosine in found]
+        assert fast.name(query).nearest == [(name, near(cosine)) for name, cosine in naming.nearest]
+        assert len(fast.name(query).names) == len(naming.names)
+    assert fast.evidence("thing 2") == index.evidence("thing 2")
 
 
 def test_features_are_named_by_their_displacement(planted) -> None:
@@ -135,6 +165,30 @@ def test_saving_keeps_every_answer_and_loading_maps_the_file(index, tmp_path: Pa
     assert again.name(query) == index.name(query)
     assert list(again.captions) == [*BANK, ""]
     assert again.evidence("a dog") == index.evidence("a dog")
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="No /proc here: that an index is mapped is NOT tested"
+)
+def test_a_large_index_is_mapped_and_looked_up_in_place(tmp_path: Path) -> None:
+    """Memory of this process's own, not the file's: loading and a look-up take a part of what the rows do."""
+    m, channels = 20_000, 640
+    rows = torch.randn(m, channels, generator=torch.Generator().manual_seed(0)).bfloat16()
+    tensors = {name: torch.zeros(m) for name in ("agreement", "p", "split_half")} | {"rows": rows}
+    tensors |= {"lengths": rows.float().norm(dim=1), "mean": torch.zeros(channels), "null": torch.tensor([0.2])}
+    tensors |= {"profile": torch.ones(m, 1), "contrasts": torch.zeros(0, dtype=torch.long)}
+    meta = {"model": "m", "site": "mid", "channels": channels, "reach": 1.0, "neutral": None}
+    CaptionIndex(Texts.of([f"caption {row}" for row in range(m)]), tensors, meta).save(tmp_path / "i.safetensors")
+    query, nbytes = rows[4321].clone(), rows.nbytes
+
+    def own_memory() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
+
+    before = own_memory()
+    index = CaptionIndex.load(tmp_path / "i.safetensors")
+    assert index.lookup(query, 1) == [("caption 4321", pytest.approx(1.0, abs=1e-6))]
+    assert own_memory() - before < nbytes / 3
 
 
 class Counting:
@@ -211,6 +265,8 @@ BAD: list[tuple[Callable, str]] = [
     (lambda i, b: CaptionIndex.build(b, BANK, at=(1.5,), **OPTIONS), "progress is"),
     (lambda i, b: i.direction("a horse"), "'a horse' is not in the index"),
     (lambda i, b: i.direction("a cat", "a cat"), "same activations"),
+    (lambda i, b: i.direction("a cat", "a dog", profiled=True), "relative to its mean only; leave out"),
+    (lambda i, b: i.direction("", profiled=True), "relative to its mean only"),
     (lambda i, b: i.evidence(""), "neutral prompt"),
     (lambda i, b: i.lookup(torch.full((16,), torch.nan)), "NaN"),
     (lambda i, b: i.lookup(torch.zeros(16)), "all zero"),

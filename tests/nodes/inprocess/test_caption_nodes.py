@@ -200,6 +200,13 @@ def test_look_up_gives_a_direction_and_lists_the_nearest(index, sd15):
     assert len(LookUpCaption.execute(index, "a cat", "", 3).result[1].splitlines()) == 3 + 1 + 1
 
 
+def test_a_direction_may_have_the_profile_that_was_recorded(index):
+    plain, profiled = (LookUpCaption.execute(index, "a dog", "", 3, each).result[0] for each in (False, True))
+    assert plain.profile is None
+    assert torch.equal(profiled.vector, plain.vector)
+    assert [place for place, _ in profiled.profile] == pytest.approx(list(index.meta["recipe"]["progress"]))
+
+
 def test_describe_names_a_direction_or_says_that_nothing_fits(index):
     name, table = DescribeDirection.execute(index, index.direction("a dog")).result
     assert table.splitlines()[0] == "+1.000  a dog"
@@ -307,6 +314,7 @@ BAD = [
     ("look up", {"caption": " "}, "No caption is given; give one of the 4 in the index, such as 'a cat', 'a dog'"),
     ("look up", {"versus": "a horse"}, "'a horse' is not in the index of"),
     ("look up", {"versus": "a dog"}, "have the same activations"),
+    ("look up", {"versus": "a cat", "profiled": True}, "relative to its mean only; leave out what"),
     ("describe", {}, "Wire either a direction or an image"),
     ("describe", {"direction": Direction(torch.ones(64), "mid")}, "channels 128, but here it is 64"),
     ("describe", {"direction": Direction(torch.ones(128), "double.1")}, "site mid, but here it is double.1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 
 import pytest
 import torch
@@ -122,6 +123,24 @@ def test_a_norm_limit_holds(sd15):
     assert float(ratio.max()) > 1.01
 
 
+def test_a_profile_weighs_the_push_on_its_way(any_subject):
+    direction, base = direction_for(any_subject), any_subject.sample()
+
+    def pushed(strength, profile, of=direction):
+        return any_subject.sample(apply(any_subject.model, of, strength, profile=profile))
+
+    assert torch.equal(pushed(5.0, ""), any_subject.sample(apply(any_subject.model, direction, 5.0)))
+    assert torch.equal(pushed(5.0, "0: 0"), base)
+    torch.testing.assert_close(pushed(8.0, "0: 0.5, 1: 0.5"), pushed(4.0, ""), rtol=1e-4, atol=1e-3)
+    early, late = pushed(5.0, "0: 1, 0.5: 0"), pushed(5.0, "0.5: 0\n1: 1")
+    assert not torch.equal(early, base)
+    assert not torch.equal(early, late)
+    # In place of the direction's own.
+    own = replace(direction, profile=[(0.0, 0.0)])
+    assert torch.equal(pushed(5.0, "", own), base)
+    torch.testing.assert_close(pushed(5.0, "0: 1", own), pushed(5.0, ""), rtol=1e-4, atol=1e-3)
+
+
 def test_several_features_with_weights(sd15, features):
     name = features.features[0].name
     one = sd15.sample(advanced(sd15.model, features, 2.0, feature=f"{name}: 1.5"))
@@ -213,6 +232,10 @@ def test_a_direction_made_elsewhere_is_known_by_site_and_channels(sd15, sdxl):
         ({"start_percent": 0.8, "end_percent": 0.2}, "a start that is not after the end"),
         ({"mask": torch.ones(2, 8, 8)}, "There are 2 masks; give one"),
         ({"norm_limit": 0.5}, "norm_limit is 0.5"),
+        ({"profile": "0.5"}, "The profile has '0.5'; give shares of the denoising from 0 to 1, each with a factor"),
+        ({"profile": "0: 1, 2: 1"}, "The profile has '2: 1'"),
+        ({"profile": "0: nan"}, "The profile has '0: nan'"),
+        ({"profile": "0.5: 1, 0.2: 0"}, "in ascending order"),
     ],
 )
 def test_bad_scopes_are_refused(sd15, changed, said):
