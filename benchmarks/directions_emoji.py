@@ -2,9 +2,13 @@
 
     python benchmarks/directions_emoji.py bank|names|random|steer|compass|coverage --work DIR [options]
 
-Run `bank` first: it builds the index (at least 500 captions) that the others use, and resumes. `--half choose`
-keeps to the concepts on which methods were chosen, `--half test` measures on the others (their captions are in
-the bank in any case with `--half test` or `all`). Each prints one JSON object with the bar beside the number.
+Run `bank` first: it builds the index (at least 500 captions) that `names` and `random` use. `--half choose` keeps to
+the concepts on which methods were chosen, the default `--half test` reports on the others. The compass is read on all
+professions and concepts, as its claim is about all of them; nothing was chosen there. Recordings are kept in DIR and
+resume. Each prints one JSON object with the bar beside the number, and fails on `--half test` where one is missed.
+
+Minutes on two threads, reckoned from .03 s a picture of ten steps: bank 4, names 1, random 1, steer 10, compass 35
+(`--only gender` 6), coverage 4.
 """
 
 from __future__ import annotations
@@ -18,9 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from emoji_eval import CHOOSE, REPORT
 from hapax.core.backends.diffusers import DiffusersBackend
 from hapax.core.commands.common import Bars
-from hapax.core.directions import CaptionIndex, Recipe, compare, picture_activations, read_bank, record_dial
+from hapax.core.directions import CaptionIndex, Reading, Recipe, compare, picture_activations, read_bank, record_dial
 from hapax.core.directions.compass import read_mixture
 from hapax.core.directions.parts import Parts, kept
 from hapax.core.emoji import DEMO, MODEL_FOLDER
@@ -29,13 +34,10 @@ from hapax.core.emoji.render import render
 from hapax.core.emoji.world import Kind, World, load_world
 from PIL import Image
 
-CHOOSE = ("firefighter", "doctor", "teacher", "farmer", "cook", "apple", "bear", "bird", "book", "car")
-
 
 def concepts(world: World, half: str) -> tuple[str, ...]:
     """The concepts to measure on."""
-    wanted = {"all": lambda c: True, "choose": lambda c: c in CHOOSE, "test": lambda c: c not in CHOOSE}
-    return tuple(c for c in world.concepts if wanted[half](c))
+    return {"all": world.concepts, "choose": CHOOSE, "test": REPORT}[half]
 
 
 def bank(world: World, names: tuple[str, ...]) -> list[str]:
@@ -76,7 +78,7 @@ def named(world: World, caption: str) -> set[str]:
 
 def build(arguments: argparse.Namespace, backend: DiffusersBackend, world: World) -> dict:
     """Build the index, or say what is in it."""
-    captions = bank(world, concepts(world, "choose" if arguments.half == "choose" else "all"))
+    captions = bank(world, concepts(world, bank_half(arguments)))
     bars = Bars()
     index = CaptionIndex.build(
         backend,
@@ -86,16 +88,21 @@ def build(arguments: argparse.Namespace, backend: DiffusersBackend, world: World
         guidance=1.0,
         batch_size=64,
         whiten=arguments.whiten,
-        folder=arguments.work / "recording",
+        folder=arguments.work / f"recording-{bank_half(arguments)}",
         progress=bars,
     )
     bars.close()
     index.save(index_path(arguments))
-    return {"captions": len(index), "reliable": int(index.reliable.sum()), "at_least": 500}
+    return {"captions": len(index), "reliable": int(index.reliable.sum()), "bar": 500, "holds": len(index) >= 500}
+
+
+def bank_half(arguments: argparse.Namespace) -> str:
+    """Whose captions are in the bank: where methods are chosen, the other half's may not be."""
+    return "choose" if arguments.half == "choose" else "all"
 
 
 def index_path(arguments: argparse.Namespace) -> Path:
-    return arguments.work / ("index-white.safetensors" if arguments.whiten else "index.safetensors")
+    return arguments.work / f"index-{bank_half(arguments)}{'-white' if arguments.whiten else ''}.safetensors"
 
 
 def pairs(world: World, names: tuple[str, ...]) -> list[tuple[str, str, str]]:
@@ -136,7 +143,11 @@ def name_changes(arguments: argparse.Namespace, backend: DiffusersBackend, world
             misses.append([concept, value, other, [name for name, _ in naming.nearest], round(naming.p, 3)])
     every = [hit for values in hits.values() for each in values.values() for hit in each]
     by_attribute = {a: float(np.mean([h for each in values.values() for h in each])) for a, values in hits.items()}
-    return {"named_in_top_3": float(np.mean(every)), "bar": 0.9, "by": by_attribute, "n": len(every), "misses": misses}
+    share = float(np.mean(every))
+    return {"named_in_top_3": share, "bar": 0.9, "holds": share >= 0.9, "by": by_attribute, "n": len(every)} | {
+        "captions": len(index),
+        "misses": misses,
+    }
 
 
 def random_names(arguments: argparse.Namespace, backend: DiffusersBackend, world: World) -> dict:
@@ -144,7 +155,8 @@ def random_names(arguments: argparse.Namespace, backend: DiffusersBackend, world
     index = CaptionIndex.load(index_path(arguments))
     vectors = torch.randn(2000, index.meta["channels"], generator=torch.Generator().manual_seed(10**6))
     nameless = [not index.name(vector).names for vector in vectors]
-    return {"no_good_name": float(np.mean(nameless)), "bar": 0.95, "n": len(vectors)}
+    share = float(np.mean(nameless))
+    return {"no_good_name": share, "bar": 0.95, "holds": share >= 0.95, "n": len(vectors)}
 
 
 STRENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0)
@@ -155,13 +167,16 @@ def steer(arguments: argparse.Namespace, backend: DiffusersBackend, world: World
     """Push each concept's bare prompt by the dial of each caption that names an attribute.
 
     The gentlest of `STRENGTHS` that reaches the bars is chosen on pictures of its own, 16 of them, and measured
-    on fresh ones. Attributes that the bare prompt shows in half of its pictures already are left out.
+    on fresh ones, at seeds that the dial wasn't recorded at. Attributes that the bare prompt shows in half of its
+    pictures already are left out. `base` is what the same seeds show without the push.
     """
+    base: dict[str, Verdict] = {}
     rows, search, fresh = [], range(2 * 10**5, 2 * 10**5 + 16), range(3 * 10**5, 3 * 10**5 + arguments.pictures)
     for concept, attribute, value in pairs(world, concepts(world, arguments.half)):
         if world.truth[concept][attribute][value] >= ENOUGH or (arguments.only and value not in arguments.only):
             continue
         bare = world.prompt(concept)
+        base[concept] = base.get(concept) or judged(backend, bare, fresh)
         asked = judged(backend, f"{bare}, {value}", fresh)
         rough = ROUGH * float(asked.rmse.mean())
         options = {"seeds": range(10**5, 10**5 + arguments.seeds), "steps": arguments.steps, "guidance": 1.0}
@@ -180,6 +195,7 @@ def steer(arguments: argparse.Namespace, backend: DiffusersBackend, world: World
                 "concept": concept,
                 "value": value,
                 "strength": chosen,
+                "base": base[concept].share(value),
                 "share": verdict.share(value),
                 "concept_kept": verdict.concept(concept),
                 "rmse_ratio": float(verdict.rmse.mean() / asked.rmse.mean()),
@@ -187,7 +203,8 @@ def steer(arguments: argparse.Namespace, backend: DiffusersBackend, world: World
             }
         )
         print(json.dumps(rows[-1]), flush=True)
-    return {"pairs_that_hold": float(np.mean([row["holds"] for row in rows])), "bar": 0.7, "n": len(rows)}
+    share = float(np.mean([row["holds"] for row in rows]))
+    return {"pairs_that_hold": share, "bar": 0.7, "holds": share >= 0.7, "n": len(rows), "pictures": len(fresh)}
 
 
 def judged(backend: DiffusersBackend, prompt: str, seeds: range, taps: dict | None = None) -> Verdict:
@@ -202,42 +219,93 @@ def ranks(x: Sequence[float]) -> np.ndarray:
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:
-    return float(np.corrcoef(ranks(x), ranks(y))[0, 1])
+    """0 where either is all the same, or can't be read."""
+    a, b = ranks(x), ranks(y)
+    if not (np.isfinite(x).all() and a.std() and b.std()):
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+GENDER, OTHERS, SEEDS = 0.9, 0.85, 1024
 
 
 def compass(arguments: argparse.Namespace, backend: DiffusersBackend, world: World) -> dict:
-    """Read each concept's shares of each attribute, beside the judge's count of as many base pictures."""
-    found: dict[str, list[tuple[float, float]]] = {}
-    signs, bars = [], Bars()
-    for concept in concepts(world, arguments.half):
-        bare = world.prompt(concept)
-        counted = judged(backend, bare, range(arguments.seeds))
-        for attribute, values in world.truth[concept].items():
-            if attribute == "variant" or (arguments.only and attribute not in arguments.only):
-                continue
-            options = {"seeds": arguments.seeds, "steps": arguments.steps, "guidance": 1.0, "batch_size": 64}
+    """Read each concept's mixture of each attribute's values, beside the judge's count of its base pictures.
+
+    Both at the same 1,024 seeds a concept. Gender: the lean, over the ten professions. Skin tones and styles: the share
+    of each value, and the lean of each pair, over the concepts that have them; the bar is on the mean over values and
+    on the mean over pairs, and the least is told too.
+    """
+    seen: dict[str, list[tuple[Reading, Verdict]]] = {}
+    names, bars = concepts(world, "choose" if arguments.half == "choose" else "all"), Bars()
+    for concept in names:
+        wanted = [a for a in world.truth[concept] if a != "variant" and (not arguments.only or a in arguments.only)]
+        if not wanted:
+            continue
+        counted = judged(backend, world.prompt(concept), range(arguments.compass_seeds))
+        for attribute in wanted:
             reading, *_ = compare(
                 backend,
-                bare,
-                [f"{{}}, {value}" for value in values],
-                folder=arguments.work / "compass" / f"{concept}-{attribute}-{arguments.seeds}",
+                world.prompt(concept),
+                [f"{{}}, {value}" for value in world.truth[concept][attribute]],
+                seeds=arguments.compass_seeds,
+                steps=arguments.steps,
+                guidance=1.0,
+                batch_size=64,
+                folder=arguments.work / "compass" / f"{concept}-{attribute}-{arguments.compass_seeds}",
                 progress=bars,
-                **options,
             )
-            for value, (share, _, _) in zip(values, reading.shares.values(), strict=True):
-                found.setdefault(f"{attribute}: {value}", []).append((share, counted.share(value)))
-            if attribute == "gender" and abs(counted.share("woman") - 0.5) > 0.1:
-                signs.append((reading.lean.value < 0) == (counted.share("woman") > 0.5))
+            seen.setdefault(attribute, []).append((reading, counted))
+            print(json.dumps({"concept": concept, **reading.row(), "counted": shares(reading, counted)}), flush=True)
     bars.close()
-    rows = {
-        name: {"spearman": spearman(*zip(*each, strict=True)), "error": float(np.mean([abs(a - b) for a, b in each]))}
-        for name, each in found.items()
+    found = {attribute: agreed(attribute, each) for attribute, each in seen.items()}
+    return {"seeds": arguments.compass_seeds, **found, "holds": all(each["holds"] for each in found.values())}
+
+
+def shares(reading: Reading, counted: Verdict) -> list[float]:
+    """The judge's share of each pole."""
+    return [counted.share(pole.removeprefix("{}, ")) for pole in reading.shares]
+
+
+def agreed(attribute: str, each: list[tuple[Reading, Verdict]]) -> dict:
+    """How readings of one attribute agree with counts over the concepts."""
+    truth = [shares(reading, counted) for reading, counted in each]
+    poles = [pole.removeprefix("{}, ") for pole in each[0][0].shares]
+    read = [[share for share, _, _ in reading.shares.values()] for reading, _ in each]
+    by_value = {pole: spearman([row[i] for row in read], [row[i] for row in truth]) for i, pole in enumerate(poles)}
+    by_pair = {
+        f"{poles[i]} or {poles[j]}": spearman(
+            [reading.leans[number].value for reading, _ in each], [row[i] - row[j] for row in truth]
+        )
+        for number, (i, j) in enumerate(combinations(range(len(poles)), 2))
     }
-    return {"signs_right": float(np.mean(signs)) if signs else None, "bars": {"gender": 0.9, "others": 0.85}} | rows
+    told = {
+        "concepts": len(each),
+        "error": float(np.mean(np.abs(np.array(read) - np.array(truth)))),
+        "by_value": by_value,
+        "by_pair": by_pair,
+    }
+    if attribute == "gender":
+        lean, right = by_pair[f"{poles[0]} or {poles[1]}"], signs(each, truth)
+        return {"spearman": lean, "bar": GENDER, "signs_right": right, **told} | {
+            "holds": lean >= GENDER and all(right.values())
+        }
+    means = [float(np.mean(list(rows.values()))) for rows in (by_value, by_pair)]
+    least = min(*by_value.values(), *by_pair.values())
+    return {"spearman": means, "least": least, "bar": OTHERS, **told, "holds": min(means) >= OTHERS}
+
+
+def signs(each: list[tuple[Reading, Verdict]], truth: list[list[float]]) -> dict[str, bool]:
+    """Whether the lean has the right sign, wherever the judge's count is beyond 60/40."""
+    beyond = [(reading, row) for (reading, _), row in zip(each, truth, strict=True) if abs(row[0] - 0.5) > 0.1]
+    return {reading.prompt: (reading.lean.value > 0) == (row[0] > 0.5) for reading, row in beyond}
 
 
 def coverage(arguments: argparse.Namespace, backend: DiffusersBackend, world: World) -> dict:
-    """How often the 95 % interval from few seeds covers the lean from many: 200 draws of 40 seeds out of 8,192."""
+    """How often the 95 % interval from few seeds covers the lean from many: 200 draws of 40 seeds out of 8,192.
+
+    It costs three captions at 8,192 seeds and four steps: as much as 10,000 pictures.
+    """
     concept, total, few, repetitions = arguments.concept, arguments.total, 40, 200
     bare = world.prompt(concept)
     poles = [f"{bare}, {value}" for value in world.truth[concept]["gender"]]
@@ -253,7 +321,11 @@ def coverage(arguments: argparse.Namespace, backend: DiffusersBackend, world: Wo
     drawn = [torch.randperm(total, generator=generator)[:few] for _ in range(repetitions)]
     leans = [read_mixture(bare, poles, x[:, rows]).lean for rows in drawn]
     covered = float(np.mean([lean.low <= truth <= lean.high for lean in leans]))
-    return {"covered": covered, "bars": [0.90, 0.99], "lean": truth, "seeds": [few, total], "repetitions": repetitions}
+    return {"covered": covered, "bars": [0.90, 0.99], "holds": 0.90 <= covered <= 0.99, "lean": truth} | {
+        "concept": concept,
+        "seeds": [few, total],
+        "repetitions": repetitions,
+    }
 
 
 COMMANDS = {
@@ -266,14 +338,17 @@ COMMANDS = {
 }
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=MODEL_FOLDER, metavar="DIR")
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="the index, and what can be resumed")
-    parser.add_argument("--half", choices=("choose", "test", "all"), default="test")
+    parser.add_argument("--half", choices=("choose", "test"), default="test")
     parser.add_argument("--whiten", type=float)
     parser.add_argument("--steps", type=int, default=4, help="of the recordings; pictures take the model's ten")
     parser.add_argument("--seeds", type=int, default=16, help="a caption or rendered picture")
+    parser.add_argument(
+        "--compass-seeds", type=int, default=SEEDS, help="a caption of the compass, and judged pictures"
+    )
     parser.add_argument("--pictures", type=int, default=64, help="of steer")
     parser.add_argument("--only", nargs="*", help="values for steer, attributes for compass")
     parser.add_argument("--concept", default="judge", help="of coverage")
@@ -282,8 +357,10 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     backend, world = DiffusersBackend.from_folder(arguments.model), load_world()
-    print(json.dumps(COMMANDS[arguments.what](arguments, backend, world), indent=1))
+    found = COMMANDS[arguments.what](arguments, backend, world)
+    print(json.dumps(found, indent=1))
+    return int(arguments.half == "test" and not found["holds"])
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
