@@ -49,6 +49,7 @@ def add_sce(commands: Any) -> None:
 def run_sce(arguments: argparse.Namespace) -> None:
     """Score a folder of pictures; writes sce.json, and modes.png with the pictures at the ends of each mode."""
     from ..durable import write_file
+    from ..emoji import CLIP_NAME
     from ..sce.folder import embed_pairs, pair
 
     pairing, out = pair(arguments.images, arguments.prompts), writable(arguments.out)
@@ -56,6 +57,8 @@ def run_sce(arguments: argparse.Namespace) -> None:
     with closing(Bars()) as bars:
         data = embed_pairs(arguments.images, pairing, clip, batch_size=arguments.batch_size, progress=bars)
     found = _measured(arguments, data) | _files(pairing, data) | _provenance(arguments, clip)
+    if clip.name == CLIP_NAME:
+        found["notes"].append(f"{CLIP_NAME} was trained on emoji only; for other pictures give --clip, --clip-weights.")
     written = [out / "sce.json"]
     write_file(written[0], f"{json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)}\n".encode())
     if found["modes"]:

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from hapax.core.cli import main
 from hapax.core.direction import Direction
+from hapax.core.sae import MatryoshkaSAE, save_sae
 from PIL import Image
 
 
@@ -39,6 +41,13 @@ def test_the_whole_way(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert Direction.load(folder / "direction.safetensors").meta["label"] == "a cat, sketch - a cat"
     assert run("lookup", "--index", index, "--direction", folder / "direction.safetensors") == 0
     assert "sketch" in capsys.readouterr().out
+    sae = MatryoshkaSAE(16, 8, (8,), 2)
+    with torch.no_grad():
+        sae.W_dec[3] = Direction.load(folder / "direction.safetensors").vector
+    for name, site in (("sae", "mid"), ("elsewhere", "double.3")):
+        save_sae(sae, folder / f"{name}.safetensors", meta={"site": site})
+    assert run("lookup", "--index", index, "--sae", folder / "sae.safetensors", "--latent", 3) == 0
+    assert "+1.000  sketch" in capsys.readouterr().out
     picture = ("--pictures", folder / "red.png", "--seeds", 1)
     assert run("describe", "--index", index, "--pipeline", folder / "model", *picture) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("p ")
@@ -57,6 +66,10 @@ def test_the_whole_way(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
         (("lookup", "--index", index, "--direction", index), "not a direction"),
         (("lookup", "--index", folder / "bank.txt", "--caption", "x"), "bank.txt is no safetensors"),
         (("lookup", "--index", index, "--caption", "a cat", "--direction", index), "not allowed with"),
+        (("lookup", "--index", index, "--sae", folder / "sae.safetensors"), "--latent is None; give one of the"),
+        (("lookup", "--index", index, "--sae", folder / "sae.safetensors", "--latent", 8), "from 0 to 7"),
+        (("lookup", "--index", index, "--sae", folder / "elsewhere.safetensors", "--latent", 3), "built for site mid"),
+        (("lookup", "--index", index, "--direction", index, "--versus", "a cat"), "--versus goes with --caption only"),
         (("build", *model, "--bank", folder / "gone.txt"), "can't be read"),
         (("build", *model, "--device", "nonsense"), "There is no device 'nonsense'"),
         (("compass", *model, "--prompts", folder / "prompts.txt", "--poles", "x"), "at least 2"),

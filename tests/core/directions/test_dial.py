@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,24 @@ def test_clusters_and_maps_follow_planted_groups() -> None:
         cluster(offsets, 1)
     with pytest.raises(HapaxError, match="map of 2 captions"):
         flat_map(offsets[:2])
+
+
+def test_umap_is_said_to_be_missing_and_keeps_groups_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    g = torch.Generator().manual_seed(0)
+    group = torch.arange(90) % 3
+    offsets = 5 * torch.randn(3, 20, generator=g)[group] + torch.randn(90, 20, generator=g)
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "umap", None)
+        with pytest.raises(
+            HapaxError, match="UMAP needs the package umap-learn, which is not here; install it, or use"
+        ):
+            flat_map(offsets, "umap")
+    with pytest.raises(HapaxError, match="A tsne map of 90 captions can't be drawn; give pca or umap"):
+        flat_map(offsets, "tsne")
+    pytest.importorskip("umap", reason="umap-learn is not installed: that UMAP keeps groups together is NOT tested")
+    places = flat_map(offsets, "umap")
+    middle = torch.stack([places[group == i].mean(0) for i in range(3)])
+    assert torch.equal(torch.cdist(places, middle).argmin(1), group)
 
 
 def test_a_direction_with_a_pattern_is_not_flattened() -> None:

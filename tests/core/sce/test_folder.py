@@ -150,6 +150,7 @@ def test_command_scores_a_folder_and_lists_what_it_cannot_read(folder: Path, tmp
     assert len(found["modes"]) == 2
     assert Image.open(out / "modes.png").width > 500
     assert found["settings"]["clip"]["name"] == "hapax-emoji"
+    assert "note: hapax-emoji was trained on emoji only; for other pictures give --clip" in said.out
 
     assert main([*map(str, command), "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
