@@ -3,7 +3,8 @@
     python benchmarks/sce_emoji.py [--model DIR] [--samples 200] [--concepts mechanic scientist] [--strength 2]
 
 Embeddings are the tiny CLIP's of rendered pictures; the last part samples the model (default: the one that ships) and
-is left out, saying so, without it. Prints one JSON object, each number beside its bar, and fails where one is missed.
+is left out, saying so, without it. Prints one JSON object, each number beside its bar, and fails where one is missed or
+not measured.
 Nothing was chosen on the concepts of the last part: the strength comes from others. Two minutes on one core, and with
 the model about two more.
 """
