@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -63,8 +63,20 @@ class PictureSet:
         return len(self.latents)
 
 
+class Maker(Protocol):
+    """Who makes pictures: `DiffusersBackend`, or ComfyUI's samplers."""
+
+    def identity(self) -> dict[str, Any]:
+        """What the model is known by, with all that its pictures depend on beside prompt, seed and sampling."""
+        ...
+
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int], taps: Any, **options: Any) -> Any:
+        """Latents [N, ...], float32 on the CPU; see `DiffusersBackend.sample`."""
+        ...
+
+
 def make_pictures(
-    backend: DiffusersBackend,
+    backend: Maker,
     prompts: Sequence[str],
     seeds: Sequence[int],
     sampling: Sampling,
@@ -90,14 +102,15 @@ def make_pictures(
     work = [(u, seed) for u in range(len(prompts)) for seed in seeds]
     if not work:
         raise HapaxError("There are no prompts or no seeds; give at least one of each.")
-    how = [sampling.steps, sampling.guidance, sampling.size, type(backend.pipeline.scheduler).__name__]
-    kept = None if folder is None else _Kept(folder, [backend.fingerprint(), list(prompts), how])
+    how = [sampling.steps, sampling.guidance, sampling.size]
+    kept = None if folder is None else _Kept(folder, [_made_by(backend), list(prompts), how])
     own = [work[i] for i in mine(len(work))]
     made = {} if kept is None else {item: z for item, z in kept.read().items() if item in set(own)}
     for batch in batches([item for item in own if item not in made], sampling.batch_size):
         latents = backend.sample(
             [prompts[u] for u, _ in batch],
             [seed for _, seed in batch],
+            {},
             steps=sampling.steps,
             guidance=sampling.guidance,
             batch_size=sampling.batch_size,
@@ -117,6 +130,13 @@ def make_pictures(
         tuple(f"{u}:{seed}" for u, seed in work),
         dict(sampling.size),
     )
+
+
+def _made_by(backend: Maker) -> dict[str, Any]:
+    known = {key: value for key, value in backend.identity().items() if key != "versions"}
+    if isinstance(backend, DiffusersBackend):
+        known["sampler"] = type(backend.pipeline.scheduler).__name__
+    return known
 
 
 class _Kept:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,53 @@ from ..backends.hooks import _CALLS, Rows
 from ..backends.noise import is_flux
 from ..backends.schedules import TrainingSchedule
 from ..errors import HapaxError
+from ..sites import Site
+
+
+class Denoising(Protocol):
+    """What probing and training need of a model, whoever calls it: `Conditioned` for diffusers, ComfyUI has its own.
+
+    Attributes:
+        denoiser: its parameters are counted.
+        prompts: U prompts; calls name them by number.
+        schedule: noise levels, and what the denoiser predicts.
+    """
+
+    denoiser: Any
+    prompts: tuple[str, ...]
+    schedule: TrainingSchedule
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of one latent: what `predict` takes a batch of."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        ...
+
+    @property
+    def context_width(self) -> int:
+        """D of the text's hidden states, 0 without text."""
+        ...
+
+    @property
+    def sites(self) -> Mapping[str, Site]:
+        """The denoiser's sites by name."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What the model is known by: `architecture`, `model` (fingerprint), `versions`."""
+        ...
+
+    def predict(self, x: Tensor, timestep: Tensor, prompt: Tensor, taps: Taps | None = None) -> Tensor:
+        """Return the prediction; see `Conditioned.predict`."""
+        ...
+
+    def frozen(self, *, checkpointing: bool = False) -> AbstractContextManager[None]:
+        """Let gradients pass through the denoiser but reach none of its weights; see `frozen`."""
+        ...
 
 
 class _Captured(Exception):
@@ -46,10 +93,28 @@ class Conditioned:
         self.call = _CALLS[type(self.denoiser).__name__]
         self.schedule = TrainingSchedule.of(backend.pipeline.scheduler)
         captured = [self._capture(prompt, size) for prompt in self.prompts]
-        self.shape: torch.Size = captured[0].pop(self.call.x[1]).shape[1:]
+        self._shape: torch.Size = captured[0].pop(self.call.x[1]).shape[1:]
         for arguments in captured[1:]:
             arguments.pop(self.call.x[1])
         self._arguments = _stacked(captured)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of one latent, as the denoiser takes it."""
+        return self._shape
+
+    @property
+    def sites(self) -> Mapping[str, Site]:
+        """The denoiser's sites by name."""
+        return self.backend.sites
+
+    def identity(self) -> dict[str, Any]:
+        """What the model is known by."""
+        return self.backend.identity()
+
+    def frozen(self, *, checkpointing: bool = False) -> AbstractContextManager[None]:
+        """Let gradients pass through the denoiser but reach none of its weights; see `frozen`."""
+        return frozen(self.denoiser, checkpointing=checkpointing)
 
     @property
     def device(self) -> torch.device:
@@ -98,6 +163,11 @@ class Conditioned:
         arguments[self.call.timestep[1]] = time.to(dtype) if self.call.time_unit != 1 else time
         with self.backend.tapped(taps or {}, Rows.of(range(len(x)), guided=False)):
             return self.denoiser(**arguments)[0].float()
+
+
+def denoising(model: DiffusersBackend | Denoising, prompts: Sequence[str], **size: Any) -> Denoising:
+    """Make a backend's denoiser callable under `prompts`; what is so already is returned as it is."""
+    return Conditioned(model, prompts, **size) if isinstance(model, DiffusersBackend) else model
 
 
 class _PerPrompt:

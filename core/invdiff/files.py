@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .. import fits
 from ..backends.diffusers import DiffusersBackend
 from ..errors import HapaxError
 from ..sites import select_site
@@ -76,9 +78,35 @@ def check_fits(module: GuidanceModule, backend: DiffusersBackend) -> None:
             f"The guidance module fits {module.shape.channels} channels at {site}, but this model has "
             f"{site.channels}; use the model that it was made for."
         )
-    made_for, found = str(module.meta.get("model", "no model at all")), backend.fingerprint()
-    if made_for != found:
-        raise HapaxError(
-            f"The guidance module was made for the model {made_for[:12]}, but this one is {found[:12]}; use that "
-            "model in the same dtype, or train a module for this one."
-        )
+    remedy = "use that model in the same dtype, or train a module for this one"
+    fits.check_fits("The guidance module was made", made_for(module), backend.identity(), remedy)
+
+
+def describe_guidance(module: GuidanceModule) -> str:
+    """What a module is and what it was trained on, one a line."""
+    shape, meta, scope = module.shape, module.meta, module.scope
+    lines = [
+        f"guidance at {shape.site}, {shape.channels} channels, {shape.parameters:,} parameters",
+        f"acts from {scope.start:g} to {scope.end:g} of the denoising",
+    ]
+    if meta.get("architecture"):
+        lines.append(f"of a {meta['architecture']}")
+    if meta.get("pictures"):
+        steps = meta.get("training", {}).get("steps", "some")
+        lines.append(f"trained for {steps} steps on {meta['pictures']} pictures in {meta['groups']} groups a prompt")
+    prompts = meta.get("prompts", [])
+    more = f" and {len(prompts) - 3} more" if len(prompts) > 3 else ""
+    return "\n".join([*lines, *([f"prompts: {', '.join(prompts[:3])}{more}"] if prompts else [])])
+
+
+def module_fingerprint(module: GuidanceModule) -> str:
+    """The SHA-256 (hex) of a module's shape, window and weights."""
+    digest = hashlib.sha256(as_json([asdict(module.shape), module.scope.start, module.scope.end]).encode())
+    for tensor in module.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def made_for(module: GuidanceModule) -> dict[str, Any]:
+    """What a module was made for, as `fits.check_fits` compares it."""
+    return {**module.meta, "site": module.shape.site, "channels": module.shape.channels}

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..distributed import world_size
 from ..errors import HapaxError
 from .data import PictureSet
-from .denoiser import Conditioned
+from .denoiser import Denoising
 
 if TYPE_CHECKING:
     from .training import GuidanceConfig
@@ -75,7 +75,7 @@ class Lessons:
         pictures: PictureSet,
         weights: Tensor,
         probabilities: Tensor,
-        conditioned: Conditioned,
+        conditioned: Denoising,
         config: GuidanceConfig,
     ) -> None:
         if pictures.latents.shape[1:] != conditioned.shape:

@@ -14,7 +14,7 @@ from torch.nn import Conv2d, Linear
 from ..errors import HapaxError
 from ..sites import Site
 from ..steering import Scope
-from ..taps import Step, from_tokens, to_tokens
+from ..taps import Step, Tap, from_tokens, to_tokens
 
 _TIME_FEATURES = 64
 _LARGEST_SHARE = 0.05
@@ -146,16 +146,23 @@ class GuidanceModule(nn.Module):
             x = F.silu(x * (1 + scale) + shift if depth == 0 else x)
         return to_tokens(size * self.last(x))
 
+    def tap(self, strength: float, scope: Scope) -> Tap:
+        """This module's edit at another strength and in another scope; the weights are shared."""
+        return lambda h, step: self._edited(h, step, strength, scope)
+
     def forward(self, h: Tensor, step: Step) -> Tensor:
         """Edit `h`; see `Tap`."""
+        return self._edited(h, step, self.strength, self.scope)
+
+    def _edited(self, h: Tensor, step: Step, strength: float, scope: Scope) -> Tensor:
         tokens = to_tokens(h)
         self._check(tokens, step)
-        weights = self.strength * self.scope.factors(step)
+        weights = strength * scope.factors(step)
         rows = weights.nonzero().flatten()
         if not len(rows):
             return h
         change = weights[rows, None, None].to(h.device) * self.residual(h, step, rows)
-        mask = self.scope.token_mask(step.grid, h.device)
+        mask = scope.token_mask(step.grid, h.device)
         index = rows.to(h.device)
         edited = tokens[index].float() + (change if mask is None else mask * change)
         return from_tokens(tokens.index_copy(0, index, edited.to(h.dtype)), h)

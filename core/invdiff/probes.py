@@ -13,7 +13,7 @@ from ..collect import batches
 from ..distributed import gather, mine
 from ..errors import HapaxError
 from .data import PictureSet
-from .denoiser import Conditioned
+from .denoiser import Denoising, denoising
 
 Progress = Callable[[str, int, int], None]
 
@@ -50,7 +50,7 @@ class Probes:
 
 @torch.inference_mode()
 def probe_losses(
-    backend: DiffusersBackend,
+    model: DiffusersBackend | Denoising,
     pictures: PictureSet,
     probes: Probes | None = None,
     *,
@@ -63,8 +63,7 @@ def probe_losses(
     predicts. (The official code compares the predicted noise with the clean latents; here both are pictures.)
     Under `torch.distributed` the pictures are shared out and every process gets all losses.
     """
-    probes = probes or Probes()
-    conditioned = Conditioned(backend, pictures.prompts, **pictures.size)
+    probes, conditioned = probes or Probes(), denoising(model, pictures.prompts, **pictures.size)
     own, made = mine(len(pictures)), {}
     for rows in batches(own, batch_size):
         made |= dict(zip(rows, _losses(conditioned, pictures, rows, probes), strict=True))
@@ -74,7 +73,7 @@ def probe_losses(
     return torch.stack([made[row] for row in range(len(pictures))])
 
 
-def _losses(conditioned: Conditioned, pictures: PictureSet, rows: Sequence[int], probes: Probes) -> Tensor:
+def _losses(conditioned: Denoising, pictures: PictureSet, rows: Sequence[int], probes: Probes) -> Tensor:
     """Losses [R, P] or [R, P * C] of some pictures."""
     clean, prompt, columns = pictures.latents[list(rows)], pictures.prompt[list(rows)], []
     for place, number in probes.pairs:

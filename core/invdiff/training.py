@@ -18,7 +18,7 @@ from ..sites import select_site
 from ..steering import Scope
 from .checkpoints import Checkpoint
 from .data import PictureSet
-from .denoiser import Conditioned, frozen
+from .denoiser import Denoising, denoising
 from .groups import balanced_weights, checked_weights
 from .lessons import Lessons
 from .module import GuidanceModule, GuidanceShape
@@ -85,7 +85,7 @@ class GuidanceConfig:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def train_guidance(
-    backend: DiffusersBackend,
+    model: DiffusersBackend | Denoising,
     pictures: PictureSet,
     weights: Tensor,
     config: GuidanceConfig | None = None,
@@ -104,7 +104,7 @@ def train_guidance(
     Under `torch.distributed` each process computes its share of the batch and gradients are averaged.
 
     Args:
-        backend: the model; its denoiser is frozen.
+        model: a backend, or its denoiser ready to be called; it is frozen.
         pictures: what to train on.
         weights: `[N, G]` each picture's share in each group, as `infer_groups` returns it.
         probabilities: `[N]` what the module is to make of each prompt's pictures; `balanced_weights` of the
@@ -125,9 +125,10 @@ def train_guidance(
     config = config or GuidanceConfig()
     weights = checked_weights(weights, len(pictures))
     wanted = balanced_weights(weights, pictures.prompt) if probabilities is None else probabilities
-    trainer = _Trainer(backend, pictures, weights, _checked(wanted, pictures), config)
+    conditioned = denoising(model, pictures.prompts, **pictures.size)
+    trainer = _Trainer(conditioned, pictures, weights, _checked(wanted, pictures), config)
     checkpoint = Checkpoint(folder, trainer.identity()) if folder is not None else None
-    with frozen(backend.denoiser, checkpointing=config.checkpointing):
+    with trainer.conditioned.frozen(checkpointing=config.checkpointing):
         if checkpoint:
             trainer.step = checkpoint.load(trainer.state())
         try:
@@ -171,25 +172,25 @@ class _Trainer:
 
     def __init__(
         self,
-        backend: DiffusersBackend,
+        conditioned: Denoising,
         pictures: PictureSet,
         weights: Tensor,
         probabilities: Tensor,
         config: GuidanceConfig,
     ) -> None:
         self.config, self.step = config, 0
-        self.conditioned = Conditioned(backend, pictures.prompts, **pictures.size)
-        self.site = select_site(backend.sites, config.site)
-        self.lessons = Lessons(pictures, weights, probabilities, self.conditioned, config)
+        self.conditioned = conditioned
+        self.site = select_site(conditioned.sites, config.site)
+        self.lessons = Lessons(pictures, weights, probabilities, conditioned, config)
         shape = GuidanceShape.fitting(
             self.site,
-            backend.denoiser,
-            context=self.conditioned.context_width,
-            inputs=self.conditioned.shape[-1 if len(self.conditioned.shape) == 2 else 0],
+            conditioned.denoiser,
+            context=conditioned.context_width,
+            inputs=conditioned.shape[-1 if len(conditioned.shape) == 2 else 0],
             hidden=config.hidden,
         )
         scope = Scope(config.start, config.end)
-        self.module = GuidanceModule(shape, scope=scope, seed=config.seed).to(self.conditioned.device)
+        self.module = GuidanceModule(shape, scope=scope, seed=config.seed).to(conditioned.device)
         self.parameters = dict(self.module.named_parameters())
         same_everywhere(self.parameters.values())
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
@@ -201,11 +202,11 @@ class _Trainer:
                 "exp_avg": torch.zeros_like(p),
                 "exp_avg_sq": torch.zeros_like(p),
             }
-        self.fingerprint = backend.fingerprint()
+        self.known = conditioned.identity()
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must have been made with."""
-        return {"model": self.fingerprint, "pictures": self.lessons.digest, "processes": world_size()} | asdict(
+        return {"model": self.known["model"], "pictures": self.lessons.digest, "processes": world_size()} | asdict(
             self.config
         )
 
@@ -278,7 +279,7 @@ class _Trainer:
         shape = self.module.shape
         self.module.meta = {
             **meta,
-            "model": self.fingerprint,
+            **self.known,
             "prediction": self.conditioned.schedule.prediction,
             "prompts": list(self.conditioned.prompts),
             "pictures": self.lessons.count,

@@ -69,6 +69,14 @@ def test_strength_is_the_factor_of_the_residual(make_step):
     torch.testing.assert_close(trained(strength=-0.5)(h, step) - h, -0.5 * change)
 
 
+def test_a_tap_has_a_strength_and_a_scope_of_its_own(make_step):
+    h, module = activations(), trained(scope=Scope(0.2, 0.4))
+    step = step_for(make_step, h, progress=0.5)
+    edited = module.tap(0.5, Scope(0.4, 0.6))(h, step)
+    assert torch.equal(edited, trained(strength=0.5)(h, step))
+    assert module(h, step) is h
+
+
 def test_it_follows_the_scale_of_the_activations(make_step):
     h = activations()
     step = step_for(make_step, h)

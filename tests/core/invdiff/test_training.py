@@ -57,6 +57,8 @@ def test_the_base_stays_as_it_was(backend, pictures, weights):
     assert all(p.grad is None for p in backend.denoiser.parameters())
     assert float(module.last.weight.abs().max()) > 0
     assert module.meta["model"] == before
+    assert module.meta["architecture"] == "UNet2DConditionModel"
+    assert "diffusers" in module.meta["versions"]
 
 
 @pytest.mark.parametrize("site", ["mid", "eps"])
