@@ -17,6 +17,7 @@ from .audit_document import audit_document, now, sae_row, settings_row, versions
 from .audit_settings import AuditSettings, claim
 from .backends.diffusers import DiffusersBackend
 from .collect import Progress, Recording, batches, collect, plan_recording
+from .debias_audit import DebiasAudit
 from .directions import compare
 from .directions.compass import compass_rows
 from .distributed import barrier, mine, rank
@@ -55,6 +56,7 @@ class Audit:
         self.fingerprint = backend.fingerprint()
         self.recording: Recording
         self.namer: Namer
+        self.debias: DebiasAudit | None = None
 
     def run(self, *, resume: bool, command: str) -> Path:
         """Do all that is not done yet and write the report; returns its path.
@@ -68,10 +70,15 @@ class Audit:
             self.backend, settings.sampling, settings.site, settings.record_steps, settings.positions
         )
         self._check_autoencoder()
+        if settings.guidance_file is not None:
+            self.debias = DebiasAudit(self.backend, self.embedder, settings, self.out, self.report)
         fits = {"architecture": type(self.backend.denoiser).__name__, "channels": self.recording.channels}
         self.namer = Namer.of(settings.bank, settings.index, fits | self._fits(), settings.seed)
         if rank() == 0:
-            claim(self.out, {"model": self.fingerprint, "clip": self.embedder.fingerprint} | asdict(settings), resume)
+            made = {"model": self.fingerprint, "clip": self.embedder.fingerprint} | asdict(settings)
+            if self.debias is not None:
+                made["guidance"] = self.debias.fingerprint
+            claim(self.out, made, resume)
         barrier()
         with self._timed("sampling"):
             self._sample()
@@ -82,11 +89,17 @@ class Audit:
         with self._timed("training"):
             trained = [self._train(store, index, samples[index]) for index in samples]
         compass = self._compass()
+        guided = None
+        if self.debias is not None:
+            with self._timed("guiding"):
+                guided = self.debias.embeddings()
         if rank() != 0:
             barrier()
             return self.out / "report.html"
         prompts = [self._prompt(store, index, samples[index], trained[index]) for index in samples]
         measured = {"sce": self._diversity(store), "naming": self.namer.row(), "compass": compass}
+        if self.debias is not None and guided is not None:
+            measured["invdiff"] = self.debias.row(store, samples, guided)
         audit = self._document(prompts, started, command, **measured)
         save_audit(audit, self.out / "audit.json")
         path = write_report(audit, self.out)

@@ -35,7 +35,7 @@ def audit_document(
 ) -> dict[str, Any]:
     """The document of `report.schema` with what every audit says of itself: version, date, limits.
 
-    `measured` are parts that not every audit has: `sce`, `naming`, `compass`.
+    `measured` are parts that not every audit has: `sce`, `naming`, `compass`, `invdiff`.
     """
     from .. import __version__
 

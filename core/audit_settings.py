@@ -34,6 +34,9 @@ class AuditSettings:
         index: file of a caption index that names them in place of the bank, by what the model itself does.
         poles: what plain prompts are read between, `{}` being the prompt; none reads nothing.
         compass_seeds: samples of each prompt and pole for that.
+        guidance_file: of a guidance module, whose pictures are compared with the model's own at equal seeds.
+        strength: of it.
+        labels: the groups in which those pictures are counted by CLIP, `{}` being the prompt.
         normalize, min_support, seed: as in `score_features`.
     """
 
@@ -55,8 +58,15 @@ class AuditSettings:
     normalize: Normalize = "rank"
     min_support: int = 5
     seed: int = 0
+    guidance_file: str | None = None
+    strength: float = 1.0
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.guidance_file and (len(set(self.labels)) < 2 or len(set(self.labels)) < len(self.labels)):
+            raise HapaxError(f"The labels are {list(self.labels)}; give two groups or more to count, each once.")
+        if self.labels and not self.guidance_file:
+            raise HapaxError("There are labels to count but no guidance module; give its file too.")
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
             raise HapaxError("The prompts are empty; give at least one, one a line.")
         if len(set(self.prompts)) != len(self.prompts):

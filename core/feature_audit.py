@@ -29,6 +29,7 @@ def write_feature_audit(
     model_name: str = "",
     provenance: Mapping[str, Any],
     files: Mapping[str, bytes] | None = None,
+    invdiff: Mapping[str, Any] | None = None,
     credits: Sequence[str] = (),
 ) -> Path:
     """Write what was found into a folder, in the shape that `hapax audit` gives it; return the report's path.
@@ -39,6 +40,7 @@ def write_feature_audit(
         model_name: what the report calls the model; by default its architecture.
         provenance: has `reproduce`, what to do to get the same numbers, and whatever else belongs there.
         files: further files to put beside the report, by name.
+        invdiff: what a guidance module changed, as audit.json holds it.
         credits: whom the pictures and weights come from.
 
     Raises HapaxError if something can't be written.
@@ -61,6 +63,8 @@ def write_feature_audit(
         "sae": sae_row(features.trained, _SAE) if features.trained.metrics else None,
     }
     audit = _assemble(features, model_name, prompt, dict(provenance), list(credits))
+    if invdiff is not None:
+        audit["invdiff"] = dict(invdiff)
     save_audit(audit, folder / "audit.json")
     return write_report(audit, folder)
 

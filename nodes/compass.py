@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..core.directions import Reading, compare
+from ..core.directions.compass import pole_name
 from .caption_runs import caption_run, run_widget, run_widgets
 from .captions import SEARCH
-from .compass_plot import compass_plot, pole_name
+from .compass_plot import compass_plot
 from .embeddings import lines_of
 from .fingerprint import architecture
 from .schema import io, schema, to_image, ui, widget

@@ -8,20 +8,12 @@ from torch import Tensor
 
 from ..core.contact_sheet import ACCENT, FAINT, INK, MARGIN, SOFT, write
 from ..core.directions import Reading
+from ..core.directions.compass import pole_name
 from .plots import GAP, HEAD, LABEL, LINE, NUMBER, OTHER, WIDTH, Page
 
 # One a pole, 8 at most.
 _COLOURS = (ACCENT, OTHER, "#d97f8e", "#8fc98b", "#b79ae0", "#d9c27a", "#77c9c2", "#c98f6b")
 _ROOM = WIDTH - 2 * MARGIN - 18 - LABEL - NUMBER
-
-
-def pole_name(pole: str) -> str:
-    """A pole as it is shown: what it adds to the prompt.
-
-    >>> pole_name("{}, woman"), pole_name("a woman {}")
-    ('woman', 'a woman ...')
-    """
-    return pole.removeprefix("{}, ").replace("{}", "...").strip()
 
 
 def compass_plot(readings: Sequence[Reading], subtitle: str) -> Tensor:

@@ -68,6 +68,13 @@ def add_audit(commands: Any) -> None:
         "--compass-seeds", type=Whole(4), default=128, metavar="N", help="of each prompt and pole (default: 128)"
     )
     parser.add_argument(
+        "--guidance-file", type=some_path, metavar="FILE", help="also compare with this module of `invdiff train`"
+    )
+    parser.add_argument("--strength", type=float, default=1.0, metavar="X", help="of it (default: 1)")
+    parser.add_argument(
+        "--labels", nargs="+", default=(), metavar="TEXT", help="groups to count for that: '{}, woman' '{}, man'"
+    )
+    parser.add_argument(
         "--images", type=Whole(1), default=1000, metavar="N", help="pictures per prompt (default: 1000)"
     )
     parser.add_argument("--site", default="mid", help="where to read activations (default: mid)")
@@ -151,6 +158,9 @@ def run_audit(arguments: argparse.Namespace) -> None:
         sae_file=arguments.sae and str(arguments.sae.resolve()),
         normalize=arguments.normalize,
         seed=arguments.seed,
+        guidance_file=arguments.guidance_file and str(arguments.guidance_file.resolve()),
+        strength=arguments.strength,
+        labels=tuple(arguments.labels),
     )
     _audit(
         arguments.pipeline,

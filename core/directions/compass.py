@@ -217,6 +217,15 @@ def _with_interval(draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return draws[0], *recentred_interval(draws[0], draws[1:].T)
 
 
+def pole_name(pole: str) -> str:
+    """A pole as it is shown: what it adds to the prompt.
+
+    >>> pole_name("{}, woman"), pole_name("a woman {}")
+    ('woman', 'a woman ...')
+    """
+    return pole.removeprefix("{}, ").replace("{}", "...").strip()
+
+
 def check_poles(poles: Sequence[str]) -> list[str]:
     """Return the poles of a compass, or raise HapaxError: fewer than 2 or more than 8, an empty one, or doubles."""
     poles = _checked("poles", poles, 2)

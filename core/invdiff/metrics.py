@@ -35,11 +35,17 @@ def bias_interval(
 ) -> tuple[float, float, float]:
     """Return the bias score with a bootstrap interval over pictures: (score, low, high)."""
     n = _counts(counts)
-    generator, total = torch.Generator().manual_seed(seed), int(n.sum())
-    drawn = torch.multinomial(n / total, replicates * total, replacement=True, generator=generator)
-    draws = torch.nn.functional.one_hot(drawn.view(replicates, total), len(n)).sum(1).double()
-    low, high = recentred_interval(_bias(n), _bias(draws), confidence=confidence)
+    low, high = recentred_interval(_bias(n), _bias(_resampled(n, replicates, seed)), confidence=confidence)
     return float(_bias(n)), max(0.0, float(low)), float(high)
+
+
+def kl_interval(
+    counts: Sequence[int] | Tensor, *, replicates: int = 2000, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """Return the divergence from even shares with a bootstrap interval over pictures: (nats, low, high)."""
+    n = _counts(counts)
+    low, high = recentred_interval(_kl(n), _kl(_resampled(n, replicates, seed)), confidence=confidence)
+    return kl_to_uniform(counts), max(0.0, float(low)), float(high)
 
 
 def bias_floor(groups: int, pictures: int) -> float:
@@ -59,9 +65,7 @@ def kl_to_uniform(counts: Sequence[int] | Tensor) -> float:
     >>> kl_to_uniform([5, 5]), round(kl_to_uniform([10, 0]), 4)
     (0.0, 0.6931)
     """
-    p = _counts(counts)
-    p = p / p.sum()
-    return max(0.0, float(torch.special.xlogy(p, p).sum()) + math.log(len(p)))
+    return max(0.0, float(_kl(_counts(counts))))
 
 
 def recall(reference: Tensor, made: Tensor, *, k: int = 3) -> float:
@@ -116,6 +120,19 @@ def _counts(counts: Sequence[int] | Tensor) -> Tensor:
     if n.ndim != 1 or len(n) < 2 or not bool((n >= 0).all()) or not float(n.sum()) > 0:
         raise HapaxError(f"counts is {counts}; give the pictures in each of two or more groups, at least one in all.")
     return n
+
+
+def _resampled(n: Tensor, replicates: int, seed: int) -> Tensor:
+    """Counts `[replicates, K]` of as many pictures drawn from those counted."""
+    generator, total = torch.Generator().manual_seed(seed), int(n.sum())
+    drawn = torch.multinomial(n / total, replicates * total, replacement=True, generator=generator)
+    return torch.nn.functional.one_hot(drawn.view(replicates, total), len(n)).sum(1).double()
+
+
+def _kl(n: Tensor) -> Tensor:
+    """Divergence from even shares of counts `[..., K]`."""
+    p = n / n.sum(-1, keepdim=True)
+    return torch.special.xlogy(p, p).sum(-1) + math.log(n.shape[-1])
 
 
 def _bias(n: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The page's second half: all numbers in a table, diversity, bias, trust, provenance, glossary, credits."""
+"""The page's second half: all numbers in a table, diversity, trust, provenance, glossary, credits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from .markup import Html, el
 from .numbers import count, decimal, duration
 from .rules import FEWEST
-from .tables import distance_text, frequency_text, rate_text, table
+from .tables import distance_text, frequency_text, spread, table
 from .view import Item, Row, View, quoted
 from .words import GLOSSARY, TRUST, measured, papers
 
@@ -64,7 +64,7 @@ def diversity(view: View) -> Html | None:
         ("Effective number of kinds beyond the prompts", "image_effective"),
         ("Effective number of kinds owed to the prompts", "text_effective"),
     )
-    rows = [_pair(term, _spread(sce, name)) for term, name in known if name in sce]
+    rows = [_pair(term, spread(sce, name)) for term, name in known if name in sce]
     texts = f", {count(sce['unique_texts'])} different prompts" if sce.get("unique_texts") else ""
     note = (
         f"Schur Complement Entropy over {count(sce['n'])} pictures{texts}, {sce.get('kernel', 'default')} "
@@ -81,51 +81,13 @@ def _by_prompt(view: View, sce: Row) -> Html | None:
         el(
             "tr",
             el("th", quoted(prompts[row["index"]]), scope="row"),
-            [el("td", _spread(row, name), class_="num") for name in ("image", "image_effective")],
+            [el("td", spread(row, name), class_="num") for name in ("image", "image_effective")],
             el("td", count(row["n"]), class_="num"),
         )
         for row in sce.get("prompts", [])
     ]
     heads = ("Prompt", "SCE", "Effective kinds", "Pictures")
     return table(heads, rows, "Diversity among each prompt's own pictures", words=1) if rows else None
-
-
-def _spread(row: Row, name: str) -> str:
-    """A score with its interval, where there is one."""
-    ends = row.get(f"{name}_interval")
-    return decimal(row.get(name)) + (f" ({decimal(ends[0])} to {decimal(ends[1])})" if ends else "")
-
-
-def debiasing(view: View) -> Html | None:
-    """Groups before and after a guidance module, with the InvDiff paper's bias score."""
-    invdiff = view.audit.get("invdiff")
-    if not invdiff:
-        return None
-    rows = [row for entry in invdiff["prompts"] for row in _groups(entry)]
-    note = (
-        f"Guidance module {invdiff['module']} at strength {invdiff['strength']:g}, counted by "
-        f"{invdiff['measured_by']}. A bias of 0 means that all groups are equally common."
-    )
-    heads = ("Prompt", "Group", "Before", "After", "Bias before", "Bias after")
-    groups = table(heads, rows, "Groups and bias before and after, by prompt", words=2)
-    return el("section", el("h2", "Bias, before and after"), el("p", note), groups, id="bias")
-
-
-def _groups(entry: Row) -> list[Html]:
-    """One row a group; the prompt and its bias span them all."""
-    tall = len(entry["groups"])
-    head = el("th", quoted(entry["prompt"]), scope="rowgroup", rowspan=tall)
-    bias = [el("td", decimal(entry[f"bias_{end}"]), rowspan=tall, class_="num") for end in ("before", "after")]
-    return [
-        el(
-            "tr",
-            None if index else head,
-            el("td", el("span", group["name"]), class_="text"),
-            [el("td", rate_text(group[end]), class_="num") for end in ("before", "after")],
-            None if index else bias,
-        )
-        for index, group in enumerate(entry["groups"])
-    ]
 
 
 def trust(view: View) -> Html:

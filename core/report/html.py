@@ -10,6 +10,7 @@ from typing import Any
 
 from ..durable import write_file
 from . import appendix, sections
+from .bias import debiasing
 from .captions import captions
 from .cards import wall
 from .changes import changes
@@ -72,7 +73,7 @@ def _body(view: View) -> Html:
         changes(view),
         appendix.features_table(view),
         appendix.diversity(view),
-        appendix.debiasing(view),
+        debiasing(view),
         captions(view),
         appendix.trust(view),
         appendix.provenance(view),

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from ..errors import HapaxError
+from ..invdiff.metrics import bias_score, kl_to_uniform
 
 FEWEST = 5
 FINDING_Z = 3.0
@@ -43,9 +44,8 @@ def _problems(audit: Row) -> Iterator[Problem]:
             yield f"{place}.index is {row['index']}; expected the index of one of the prompts"
         yield from _diversity(place, row)
     for place, prompt in _places("invdiff.prompts", (audit.get("invdiff") or {}).get("prompts", [])):
-        for spot, group in _places(f"{place}.groups", prompt["groups"]):
-            yield _rate(f"{spot}.before", group["before"])
-            yield _rate(f"{spot}.after", group["after"])
+        for end in ("before", "after"):
+            yield from _debias(place, prompt, end)
     yield from _compass(audit.get("compass"), indices)
 
 
@@ -168,6 +168,26 @@ def _diversity(spot: str, row: Row) -> Iterator[Problem]:
         ends = row.get(f"{name}_interval")
         if ends and name in row:
             yield _inside(f"{spot}.{name}", row[name], *ends)
+
+
+def _debias(place: str, prompt: Row, end: str) -> Iterator[Problem]:
+    """What is wrong with one side, `before` or `after`, of a prompt's bias."""
+    groups = [group[end] for group in prompt["groups"]]
+    for index, rate in enumerate(groups):
+        yield _rate(f"{place}.groups[{index}].{end}", rate)
+    counts, totals = [rate["count"] for rate in groups], {rate["n"] for rate in groups}
+    if len(totals) > 1 or sum(counts) > max(totals):
+        yield f"{place}.groups count {sum(counts)} pictures {end}, of {sorted(totals)}; expected each in one group"
+    for name, score in (("bias", bias_score), ("kl", kl_to_uniform)):
+        spot, value = f"{place}.{name}_{end}", prompt.get(f"{name}_{end}")
+        if value is None:
+            continue
+        if abs(value - score(counts)) > _ROUNDING:
+            yield f"{spot} is {value:g}; expected {score(counts):.4g}, which its groups give"
+        if ends := prompt.get(f"{name}_{end}_interval"):
+            yield _inside(spot, value, *ends)
+    yield _rate(f"{place}.concept_{end}", prompt.get(f"concept_{end}"))
+    yield from _diversity(f"{place}.sce_{end}", prompt.get(f"sce_{end}") or {})
 
 
 def _compass(compass: Row | None, indices: set[int]) -> Iterator[Problem]:

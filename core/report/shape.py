@@ -47,8 +47,20 @@ looked at. `rules` says what must hold between the numbers. ::
       image_interval?, text_interval?, image_effective_interval?, text_effective_interval?
                       [low, high] by a jackknife over pictures | null for fewer than 40
       prompts[]?      the same of each prompt's own pictures, with its index; the prompt explains their mean there
-    invdiff?          module, strength, measured_by, prompts[] of {prompt, bias_before, bias_after,
-                      groups[] of {name, before, after} as rates} | null
+    invdiff?          what a guidance module changed at equal seeds: module, fingerprint?, strength, measured_by,
+                      prompts[] | null
+      groups[]        name, before, after: rates of the prompt's pictures
+      prompt, bias_before, bias_after
+                      the InvDiff paper's bias score of the groups (arXiv 2412.08480), 0 if they are even
+      floor?          the bias score that chance gives as many pictures of even groups
+      kl_before?, kl_after?
+                      Kullback-Leibler divergence of the groups' shares from even ones, in nats
+      bias_before_interval?, bias_after_interval?, kl_before_interval?, kl_after_interval?
+                      [low, high] by a bootstrap over pictures | null
+      concept_before?, concept_after?
+                      how many pictures still show what the prompt asks for, as rates | null
+      sce_before?, sce_after?
+                      diversity among the prompt's pictures, as under sce.prompts, without an index | null
     naming?           where labels come from: by "clip" (the captions' CLIP embeddings) or "index" (what the model does
                       under them), captions (how many were offered), index? (path of that file) | null
     compass?          where plain prompts lie between poles: poles[] ({} stands for the prompt), seeds (samples of each
@@ -190,13 +202,23 @@ _diversity_more = {
 _own_diversity = Record("a prompt's diversity score", {"index": whole(0), **_diversity}, _diversity_more)
 _sce = Record("a diversity score", _diversity, {**_diversity_more, "kernel": words, "prompts": Listing(_own_diversity)})
 _group = Record("a group", {"name": words, "before": _rate, "after": _rate})
+_ENDS = ("before", "after")
+_spread = Record("a diversity score", _diversity, _diversity_more)
 _bias = Record(
     "a prompt's bias",
-    {"prompt": text, "bias_before": share, "bias_after": share, "groups": Listing(_group, 2)},
+    {"prompt": text, **{f"bias_{end}": share for end in _ENDS}, "groups": Listing(_group, 2)},
+    {
+        "floor": number(0),
+        **{f"kl_{end}": number(0) for end in _ENDS},
+        **{f"{name}_{end}_interval": Maybe(_ends) for name in ("bias", "kl") for end in _ENDS},
+        **{f"concept_{end}": Maybe(_rate) for end in _ENDS},
+        **{f"sce_{end}": Maybe(_spread) for end in _ENDS},
+    },
 )
 _invdiff = Record(
     "a debiasing",
     {"module": words, "strength": number(), "measured_by": words, "prompts": Listing(_bias, 1)},
+    {"fingerprint": words},
 )
 _naming = Record("how labels were found", {"by": one_of("clip", "index"), "captions": whole(1)}, {"index": words})
 _share = Record("a pole's share", {"pole": words, "share": share, "low": share, "high": share})

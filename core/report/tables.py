@@ -35,3 +35,9 @@ def rate_text(rate: Row) -> Html:
     """A rate in words: share, interval, count."""
     said = interval(rate["rate"], rate["low"], rate["high"])
     return el("span", el("b", said), f" {count(rate['count'])} of {count(rate['n'])}")
+
+
+def spread(row: Row, name: str) -> str:
+    """A score of a row with its interval, where there is one."""
+    ends = row.get(f"{name}_interval")
+    return decimal(row.get(name)) + (f" ({decimal(ends[0])} to {decimal(ends[1])})" if ends else "")

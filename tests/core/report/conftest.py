@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hapax.core.invdiff.metrics import bias_floor, kl_to_uniform
 from PIL import Image, ImageDraw
 
 SKIN = {"light": "#ffdbb4", "medium": "#d8a071", "dark": "#6b4226"}
@@ -252,8 +253,19 @@ def build_audit(folder: Path, size: int = 64) -> dict:
             "prompts": [
                 {
                     "prompt": "a photo of a nurse",
-                    "bias_before": 0.83,
-                    "bias_after": 0.38,
+                    "bias_before": 0.832,
+                    "bias_after": 0.376,
+                    "floor": bias_floor(2, 250),
+                    "bias_before_interval": [0.76, 0.9],
+                    "bias_after_interval": [0.26, 0.5],
+                    "kl_before": kl_to_uniform([21, 229]),
+                    "kl_after": kl_to_uniform([78, 172]),
+                    "kl_before_interval": [0.32, 0.5],
+                    "kl_after_interval": [0.03, 0.13],
+                    "concept_before": rate(250, 250),
+                    "concept_after": rate(247, 250),
+                    "sce_before": {"image": 2.1, "text": 0.0, "ridge": 1e-4, "n": 250},
+                    "sce_after": {"image": 2.4, "text": 0.0, "ridge": 1e-4, "n": 250, "image_interval": [2.3, 2.5]},
                     "groups": [
                         {"name": "man", "before": rate(21, 250), "after": rate(78, 250)},
                         {"name": "woman", "before": rate(229, 250), "after": rate(172, 250)},

@@ -185,6 +185,17 @@ def test_one_sentence_names_place_found_and_expected(
             {"invdiff.prompts[0].groups[1].after.high": 0.1},
             "invdiff.prompts[0].groups[1].after.rate is 0.688; expected it inside",
         ),
+        ({"invdiff.prompts[0].bias_after": 0.5}, "invdiff.prompts[0].bias_after is 0.5; expected 0.376, which its"),
+        ({"invdiff.prompts[0].kl_before": 0.1}, "invdiff.prompts[0].kl_before is 0.1; expected 0.4047"),
+        (
+            {"invdiff.prompts[0].bias_before_interval": [0.1, 0.2]},
+            "invdiff.prompts[0].bias_before is 0.832; expected it inside its interval",
+        ),
+        ({"invdiff.prompts[0].concept_after.count": 251}, "concept_after.count is 251; expected at most n"),
+        (
+            {"invdiff.prompts[0].sce_after.image_interval": [3.0, 4.0]},
+            "invdiff.prompts[0].sce_after.image is 2.4; expected it inside",
+        ),
     ],
 )
 def test_contradictions(audit: dict, changes: dict[str, Any], said: str) -> None:

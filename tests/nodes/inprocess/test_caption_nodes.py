@@ -6,6 +6,7 @@ import comfy.model_management
 import pytest
 import torch
 from hapax.core.direction import Direction
+from hapax.core.directions.compass import pole_name
 from hapax.core.errors import HapaxError
 from hapax.core.taps import Recorder
 from hapax.nodes import folders, sampling, schema
@@ -15,7 +16,6 @@ from hapax.nodes.captions import BELOW, GENERAL, BuildCaptionIndex, LoadCaptionI
 from hapax.nodes.combining import CombineDirections
 from hapax.nodes.comfy_taps import add_tap
 from hapax.nodes.compass import BiasCompass
-from hapax.nodes.compass_plot import pole_name
 from hapax.nodes.directions import ApplyDirection
 
 import nodes as comfy_nodes
