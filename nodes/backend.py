@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
 from PIL import Image
 from torch import Tensor
 
@@ -95,6 +96,7 @@ class ComfyBackend:
                 model = add_tap(model, site, _from(rows.start, tap))
 
             def report(step: int, preview: Image.Image | None, rows: range = rows) -> None:
+                throw_exception_if_processing_interrupted()
                 if progress is not None:
                     progress(rows.start * steps + len(rows) * step, len(seeds) * steps)
 

@@ -23,7 +23,6 @@ RUN_TIP = (
 )
 
 _TIPS = {
-    "steps": "Denoising steps, as in KSampler. A few are enough: nobody looks at the pictures.",
     "cfg": "Guidance, as in KSampler. At 1 there is none, which costs half.",
     "sampler_name": "Those that draw noise on the way make one sample at a time.",
     "batch_size": "Samples made at once, all of one caption: more is faster and needs more memory.",
@@ -81,12 +80,12 @@ def caption_run(
         "batch_size": batch_size,
         "site": str(site_of(model, site.strip())),
         "size": {"width": width, "height": height},
-        "progress": _bar(),
+        "progress": caption_bar(),
     }
     return CaptionRun(ComfyBackend(model, clip, sampler_name, scheduler), options)
 
 
-def _bar() -> Callable[[str, int, int], None]:
+def caption_bar() -> Callable[[str, int, int], None]:
     """A node's bar for work whose size is known only when it begins; an interrupted run ends."""
     report = progress(_PARTS)
 
@@ -96,8 +95,19 @@ def _bar() -> Callable[[str, int, int], None]:
     return moved
 
 
+_FEW_STEPS = "A few are enough: nobody looks at the pictures."
+
+
 def run_widgets(seeds: int, least: int, seeds_tip: str, steps: int) -> list[Any]:
     """The inputs that say how captions are sampled, `site` last."""
+    return [
+        *equal_seeds_widgets(seeds, least, seeds_tip, steps, _FEW_STEPS),
+        widget(io.String, "site", default="auto", advanced=True, tooltip=SITE_TIP),
+    ]
+
+
+def equal_seeds_widgets(seeds: int, least: int, seeds_tip: str, steps: int, steps_tip: str) -> list[Any]:
+    """The inputs that say how prompts are sampled at equal seeds."""
     return [
         widget(io.Int, "seeds", default=seeds, min=least, max=1 << 20, tooltip=seeds_tip),
         widget(
@@ -110,8 +120,9 @@ def run_widgets(seeds: int, least: int, seeds_tip: str, steps: int) -> list[Any]
             tooltip="The first of the seeds; the others follow it. All captions get the same noise, so that only the "
             "words differ.",
         ),
-        *sampling_widgets(steps=steps, cfg=1.0, batch_size=8, tips=_TIPS),
-        widget(io.String, "site", default="auto", advanced=True, tooltip=SITE_TIP),
+        *sampling_widgets(
+            steps=steps, cfg=1.0, batch_size=8, tips=_TIPS | {"steps": f"Denoising steps, as in KSampler. {steps_tip}"}
+        ),
     ]
 
 

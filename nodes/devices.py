@@ -12,12 +12,17 @@ _PATCHER = "_hapax_patcher"
 
 def load(module: nn.Module) -> None:
     """Move a module to ComfyUI's device, which makes room for it; ComfyUI takes it off again when it needs to."""
+    load_models_gpu([patcher_of(module)])
+
+
+def patcher_of(module: nn.Module) -> ModelPatcher:
+    """The one ModelPatcher of a module: two of them would each think that they alone move it."""
     patcher = module.__dict__.get(_PATCHER)
     if patcher is None:
         patcher = ModelPatcher(module, load_device=get_torch_device(), offload_device=unet_offload_device())
         # It has to live as long as the module: ComfyUI takes a module without its patcher for a leak.
         object.__setattr__(module, _PATCHER, patcher)
-    load_models_gpu([patcher])
+    return patcher
 
 
 @torch.inference_mode(False)

@@ -16,10 +16,12 @@ from torch import Tensor
 
 __all__ = [
     "ACTIVATIONS",
+    "BIAS",
     "CLIP_SCORER",
     "DIRECTION",
     "EMBEDDINGS",
     "FEATURES",
+    "GROUPS",
     "GUIDANCE",
     "INDEX",
     "RECORDING",
@@ -41,6 +43,8 @@ DIRECTION = io.Custom("HAPAX_DIRECTION")
 CLIP_SCORER = io.Custom("HAPAX_CLIP")
 EMBEDDINGS = io.Custom("HAPAX_EMBEDDINGS")
 INDEX = io.Custom("HAPAX_INDEX")
+BIAS = io.Custom("HAPAX_BIAS")
+GROUPS = io.Custom("HAPAX_GROUPS")
 GUIDANCE = io.Custom("HAPAX_GUIDANCE")
 RECORDING = io.Custom("HAPAX_RECORDING")
 

@@ -21,7 +21,7 @@ from ..core.feature_audit import write_feature_audit
 from ..core.feature_set import FeatureSet
 from ..core.labels import default_phrases
 from . import devices, folders
-from .schema import CLIP_SCORER, FEATURES, io, schema, ui, widget
+from .schema import BIAS, CLIP_SCORER, FEATURES, io, schema, ui, widget
 
 BUILT_IN = "built in (emoji)"
 # Those of open_clip whose weights people have; any other name of it can't be chosen.
@@ -158,6 +158,9 @@ class SaveAudit(io.ComfyNode):
                     default="",
                     tooltip="What the report calls the model. Empty takes the family that ComfyUI sees in it.",
                 ),
+                BIAS.Input(
+                    "bias", optional=True, tooltip="From Bias Score: what guidance changed, as a section of the report."
+                ),
             ],
             outputs=[
                 io.String.Output("REPORT", display_name="report", tooltip="Path of report.html."),
@@ -165,7 +168,7 @@ class SaveAudit(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, features: FeatureSet, folder: str, model_name: str) -> io.NodeOutput:
+    def execute(cls, features: FeatureSet, folder: str, model_name: str, bias: Any = None) -> io.NodeOutput:
         """Write."""
         place = _empty(folders.output_folder(folder))
         workflow = (cls.hidden.extra_pnginfo or {}).get("workflow")
@@ -182,6 +185,7 @@ class SaveAudit(io.ComfyNode):
             model_name=model_name.strip(),
             provenance=provenance,
             files={name: _plain(content, 1) for name, content in files.items() if content is not None},
+            invdiff=None if bias is None else bias.section(),
             credits=CREDITS if features.settings.get("clip", {}).get("name") == "hapax-emoji" else (),
         )
         return io.NodeOutput(str(report), ui=ui.PreviewText(f"report: {report}"))

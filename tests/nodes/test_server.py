@@ -13,7 +13,7 @@ from hapax.core.emoji.judge import judge
 from hapax.core.emoji.world import load_world
 from PIL import Image
 
-AUDIT, AMPLIFY, ENCODE, CAPTURE, SDXL, DIAL, MYSTERY, COMPASS = (
+AUDIT, AMPLIFY, ENCODE, CAPTURE, SDXL, DIAL, MYSTERY, COMPASS, DEBIAS = (
     "1 Audit the demo model",
     "2 Amplify a rare style",
     "3 Which features are in this picture",
@@ -22,6 +22,7 @@ AUDIT, AMPLIFY, ENCODE, CAPTURE, SDXL, DIAL, MYSTERY, COMPASS = (
     "8 Turn a caption into a dial",
     "9 Name a mystery feature",
     "10 The bias compass of a checkpoint",
+    "11 Debias a concept",
 )
 STYLE = "line sketch"
 
@@ -271,6 +272,32 @@ def test_the_compass_leans_as_the_pictures_do(run):
     assert right >= told - 1
 
 
+def test_a_concept_is_shown_more_evenly(run):
+    made = run(DEBIAS)
+    biased, debiased = (made.saved(f"hapax/{each}") for each in ("biased", "debiased"))
+    before, after = (style_share(pictures, "woman") for pictures in (biased, debiased))
+    right = judge(np.stack([np.asarray(each) for each in debiased])).concept("firefighter")
+    print(f"share of woman: {before:.2f}, with guidance {after:.2f}; still firefighters: {right:.2f}")
+    assert abs(after - 0.5) <= abs(before - 0.5) - 0.1
+    assert right >= 0.9
+    assert "600 pictures in " in made.text("HapaxInferBiasGroups", 2)
+    assert shows_something(made.sheet("HapaxInferBiasGroups", 1))
+    assert shows_something(made.sheet("HapaxTrainInvDiffGuidance", 1))
+    assert shows_something(made.sheet("HapaxBiasScore", 2))
+    told = [line for line in made.text("HapaxBiasScore", 1).splitlines() if "bias" in line]
+    assert [line.partition(":")[0] for line in told] == ["before", "after"]
+    assert (made.server.base / "models" / "hapax" / "guidance" / "firefighter.safetensors").exists()
+
+
+def test_counts_are_scored_without_any_model(server):
+    given = {"prompt": "a cook", "groups": "{}, woman\n{}, man", "concepts": "", "strength": 1.0}
+    score = {"class_type": "HapaxBiasScore", "inputs": {**given, "counts": "90, 10", "counts_before": "99 1"}}
+    preview = {"class_type": "PreviewImage", "inputs": {"images": ["1", 2]}}
+    made = Outputs(server, api := {"1": score, "2": preview}, server.run(api))
+    assert "".join(made.outputs["1"]["text"]).splitlines()[1].startswith("after: bias 0.80 (")
+    assert shows_something(made.sheet("HapaxBiasScore", 2))
+
+
 def test_sdxl_lacks_nothing_but_its_files(prompt, server, sibling):
     with pytest.raises(sibling("server").ServerError) as refused:
         server.run(prompt(SDXL))
@@ -296,7 +323,7 @@ def test_a_misfit_turns_red_with_one_sentence(run, prompt, server, sibling):
 
 
 def test_every_other_workflow_runs(run, sibling):
-    own_tests = {AUDIT, AMPLIFY, ENCODE, CAPTURE, SDXL, DIAL, MYSTERY, COMPASS}
+    own_tests = {AUDIT, AMPLIFY, ENCODE, CAPTURE, SDXL, DIAL, MYSTERY, COMPASS, DEBIAS}
     for name in sorted(set(sibling("workflows").shipped()) - own_tests):
         made = run(name)
         shown = [key for key, output in made.outputs.items() if output.get("images") or output.get("text")]
