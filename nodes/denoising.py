@@ -288,4 +288,4 @@ def _leave_inference_mode(module: nn.Module) -> None:
         for name, weight in each._parameters.items():
             # Other classes (quantised weights) are turned into plain tensors when they are used.
             if type(weight) is nn.Parameter and weight.is_inference():
-                each._parameters[name] = nn.Parameter(weight.detach().clone(), requires_grad=False)
+                each._parameters[name] = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
