@@ -13,12 +13,12 @@ from torch import Tensor
 from .audit_document import audit_document, sae_row
 from .contact_sheet import laid_over
 from .durable import write_file, writing
+from .feature_file import SAE_FILE, save_features
 from .feature_set import Feature, FeatureSet
 from .gallery import feature_row
 from .report import save_audit, write_report
 from .sae import save_sae
 
-_SAE = "sae/p0.safetensors"
 _SHEET_COLUMNS = 8
 
 
@@ -50,7 +50,8 @@ def write_feature_audit(
             (folder / name).mkdir(parents=True, exist_ok=True)
     for name, content in (files or {}).items():
         write_file(folder / name, content)
-    save_sae(features.trained.sae, folder / _SAE)
+    save_sae(features.trained.sae, folder / SAE_FILE)
+    save_features(features, folder)
     rows = [_feature(feature, folder) for feature in features.features]
     prompt = {
         "prompt": features.prompt,
@@ -60,7 +61,7 @@ def write_feature_audit(
         "seeds": features.seeds,
         "features": rows,
         "sample_sheet": _save(_sheet(features.sheet), folder, "sheet"),
-        "sae": sae_row(features.trained, _SAE) if features.trained.metrics else None,
+        "sae": sae_row(features.trained, SAE_FILE) if features.trained.metrics else None,
     }
     audit = _assemble(features, model_name, prompt, dict(provenance), list(credits))
     if invdiff is not None:

@@ -21,6 +21,7 @@ from ..core.compare import compare
 from ..core.errors import HapaxError
 from ..core.library import EDGES, FEATURES, Library, NotThere, content_hash
 from ..core.own_names import save_name
+from ..core.reproduce import reproduce
 from . import folders
 
 MOST_BODY, MOST_ZIP = 4096, 1024**3
@@ -42,6 +43,7 @@ class Routes:
         routes.get("/hapax/audits")(_told(self.audits))
         routes.get("/hapax/audits/{audit}")(_told(self.audit))
         routes.get("/hapax/audits/{audit}/features")(_told(self.features))
+        routes.get("/hapax/audits/{audit}/seeds/{seed}")(_told(self.seed))
         routes.get("/hapax/audits/{audit}/zip")(_told(self.zip))
         routes.get("/hapax/audits/{audit}/{version}/pictures/{number}")(_told(self.picture))
         routes.get("/hapax/compare")(_told(self.compare))
@@ -63,6 +65,12 @@ class Routes:
             raise NotThere(f"{hit.name} has no {FEATURES}; so its features can be looked at but not loaded.")
         digest = await asyncio.to_thread(content_hash, hit.folder / FEATURES)
         return _json({"audit": hit.name, "content": digest})
+
+    async def seed(self, request: web.Request) -> web.StreamResponse:
+        """The prompt that makes one picture of the audit again."""
+        asked = request.match_info
+        hit = await asyncio.to_thread(self.library.find, asked["audit"])
+        return _json(await asyncio.to_thread(reproduce, hit.folder, _whole(asked["seed"], 20)))
 
     async def picture(self, request: web.Request) -> web.StreamResponse:
         """One picture; its address holds the version, so it may be kept."""
@@ -180,8 +188,8 @@ def _json(value: Any, status: int = 200) -> web.Response:
     return web.Response(body=text.encode(), status=status, content_type="application/json", headers=headers)
 
 
-def _whole(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text):
+def _whole(text: str, digits: int = 9) -> int:
+    if not re.fullmatch(rf"[0-9]{{1,{digits}}}", text):
         raise HapaxError(f"{text[:40]!r} is not a whole number.")
     return int(text)
 

@@ -73,6 +73,20 @@ def test_audits_and_one_of_them(ask):
     assert view["features"][0]["exemplars"]
 
 
+def test_the_prompt_of_one_picture(ask, base):
+    status, answer = told(ask("GET", "/hapax/audits/{0}/seeds/7"))
+    assert (status, "wasn't made in ComfyUI" in answer["error"]) == (400, True)
+    harvest = {"model": ["1", 0], "vae": ["1", 2], "first_seed": 2**63, "count": 2, "width": 64, "height": 64}
+    prompt = {"1": {"class_type": "X", "inputs": {}}, "2": {"class_type": "HapaxHarvestActivations", "inputs": harvest}}
+    (base / "first" / "prompt.json").write_text(json.dumps(prompt))
+    status, made = told(ask("GET", f"/hapax/audits/{{0}}/seeds/{2**63 + 1}"))
+    assert status == 200
+    assert made["1"] == prompt["1"]
+    assert [node["inputs"]["seed"] for node in made.values() if node["class_type"] == "KSampler"] == [2**63 + 1]
+    for wrong in ("-1", "x", "1" * 21):
+        assert ask("GET", f"/hapax/audits/{{0}}/seeds/{wrong}")[0] == 400
+
+
 def test_a_picture_may_be_kept_and_is_never_a_page(ask):
     status, headers, body = ask("GET", "/hapax/audits/{0}/{version}/pictures/0?edge=192")
     assert status == 200

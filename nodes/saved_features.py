@@ -1,0 +1,117 @@
+"""The node that brings the features of a saved audit back, wherever its folder has gone."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from ..core.errors import HapaxError
+from ..core.feature_file import load_features
+from ..core.library import FEATURES, content_hash
+from . import folders
+from .schema import FEATURES as FEATURES_WIRE
+from .schema import io, schema, widget
+
+
+@lru_cache(maxsize=512)
+def _hash(path: Path, changed: int, size: int) -> str:
+    return content_hash(path)
+
+
+def _same(folder: Path, content: str) -> bool:
+    """Whether the features in a folder are those of a hash; an empty one stands for any."""
+    state = (folder / FEATURES).stat()
+    return not content or _hash(folder / FEATURES, state.st_mtime_ns, state.st_size) == content
+
+
+def find(audit: str, content: str) -> Path:
+    """The folder of the audit's features: the one of that name, or else any with exactly these features.
+
+    Raises:
+        HapaxError: there is none; the sentence says what to put where.
+    """
+    content = content.strip().lower()
+    names = [name for name in folders.output_folders(FEATURES) if name != folders.NOTHING]
+    named = [audit] if audit in names else []
+    # An imported audit may have another name here: its content is what counts.
+    for name in [*named, *(names if content else [])]:
+        folder = folders.existing_output_folder(name)
+        if _same(folder, content):
+            return folder
+    if named:
+        raise HapaxError(
+            f"The features in output/{folders.FOLDER}/{audit} are others than this workflow was made with (SHA-256 "
+            f"{content[:12]}...); import the audit that it came with, or empty `content` to take what is there."
+        )
+    raise HapaxError(
+        f"There is no audit {audit!r} with a {FEATURES} in ComfyUI's output/{folders.FOLDER}; put its folder there or "
+        "import its zip in the Hapax tab, or make it again with Save Audit."
+    )
+
+
+class LoadFeatures(io.ComfyNode):
+    """Load Features."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Say what goes in and comes out."""
+        return schema(
+            "LoadFeatures",
+            "Load Features",
+            "features",
+            description="Load the features of an audit that Save Audit wrote: nothing is recorded or trained again. "
+            "The Hapax tab puts this node into the graph when a feature is turned up from its pictures.",
+            search_aliases=["hapax", "open audit", "saved features", "feature"],
+            inputs=[
+                widget(
+                    io.Combo,
+                    "audit",
+                    options=folders.output_folders(FEATURES),
+                    tooltip="A folder of output/hapax with an audit in it; press R to see new ones.",
+                ),
+                widget(
+                    io.String,
+                    "content",
+                    default="",
+                    advanced=True,
+                    tooltip="The SHA-256 of the features that are meant. They are found by it under any name, and "
+                    "others of the same name are refused. Empty takes what is there.",
+                ),
+            ],
+            outputs=[
+                FEATURES_WIRE.Output(
+                    "FEATURES",
+                    display_name="features",
+                    tooltip="The features, for Show Feature, Amplify Feature and others.",
+                ),
+                io.String.Output("TABLE", display_name="table", tooltip="The list as text, with intervals."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, audit: str, content: str) -> bool | str:
+        """Say what is missing before anything runs; a folder of another name is no error if its content is right."""
+        try:
+            find(audit, content)
+        except HapaxError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, audit: str, content: str) -> str:
+        """Load again when the file has changed."""
+        try:
+            folder = find(audit, content)
+        except HapaxError:
+            return ""
+        state = (folder / FEATURES).stat()
+        return f"{folder} {state.st_mtime_ns} {state.st_size}"
+
+    @classmethod
+    def execute(cls, audit: str, content: str) -> io.NodeOutput:
+        """Load."""
+        features = load_features(find(audit, content))
+        return io.NodeOutput(features, features.text())
+
+
+NODES = [LoadFeatures]
