@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -72,3 +72,41 @@ def server(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def sibling() -> object:
     """`sibling("workflows")` imports a module beside this file."""
     return _sibling
+
+
+@pytest.fixture(scope="session")
+def browser() -> ModuleType:
+    """What drives a headless Chromium: browser.py."""
+    pytest.importorskip("playwright", reason="THE FRONTEND WAS NOT TESTED: Playwright is not installed")
+    module = _sibling("browser")
+    if module.chromium() is None:
+        pytest.skip("THE FRONTEND WAS NOT TESTED: no Chromium found; set CHROMIUM to one")
+    return module
+
+
+@pytest.fixture(scope="session")
+def page(server: object, browser: ModuleType) -> Iterator[object]:
+    """A page on the server's frontend, one for all tests."""
+    with browser.opened(server.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def look(page: object, checkout: Path, request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """`look("wired")` keeps a screenshot where HAPAX_SCREENSHOTS says."""
+
+    def keep(name: str) -> None:
+        folder = os.environ.get("HAPAX_SCREENSHOTS")
+        if folder:
+            page.screenshot(path=Path(folder, f"{checkout.name} {request.node.originalname} {name}.png"))
+
+    return keep
+
+
+@pytest.fixture
+def clean(page: object) -> object:
+    """An empty graph."""
+    page.keyboard.press("Escape")
+    page.evaluate("app.graph.clear()")
+    page.errors.clear()
+    return page

@@ -5,49 +5,10 @@ Set HAPAX_SCREENSHOTS to a folder to look at what the browser saw.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 
 # Chromium says this while a page of either version starts; nothing is missing then.
 STARTING = "Cannot read properties of undefined (reading 'id')"
-
-
-@pytest.fixture(scope="session")
-def browser(sibling):
-    pytest.importorskip("playwright", reason="THE FRONTEND WAS NOT TESTED: Playwright is not installed")
-    module = sibling("browser")
-    if module.chromium() is None:
-        pytest.skip("THE FRONTEND WAS NOT TESTED: no Chromium found; set CHROMIUM to one")
-    return module
-
-
-@pytest.fixture(scope="session")
-def page(server, browser):
-    with browser.opened(server.url) as opened:
-        yield opened
-
-
-@pytest.fixture
-def look(page, checkout, request):
-    """`look("wired")` keeps a screenshot where HAPAX_SCREENSHOTS says."""
-
-    def keep(name):
-        folder = os.environ.get("HAPAX_SCREENSHOTS")
-        if folder:
-            page.screenshot(path=Path(folder, f"{checkout.name} {request.node.originalname} {name}.png"))
-
-    return keep
-
-
-@pytest.fixture
-def clean(page):
-    """An empty graph."""
-    page.keyboard.press("Escape")
-    page.evaluate("app.graph.clear()")
-    page.errors.clear()
-    return page
 
 
 def search_and_add(page, words, at):

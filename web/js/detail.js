@@ -1,0 +1,106 @@
+// Everything about one feature, large: its pictures beside their heatmaps, its numbers, what can be done with it.
+
+import { openSeed, saveDirection } from "./amplify.js";
+import { thumb } from "./card.js";
+import { openDialog } from "./dialog.js";
+import { button, h } from "./dom.js";
+import { nameOf, promptOf, rateOf } from "./features.js";
+import { label } from "./label.js";
+import { rateLine } from "./rate.js";
+import { picture } from "./server.js";
+import { trying } from "./toast.js";
+import { interval, percent, t } from "./words.js";
+
+/**
+ * @param {object} audit
+ * @param {object} feature
+ * @param {object} given shot: which exemplar to begin with; changed(): a label was saved; amplify(feature)
+ */
+export function details(audit, feature, { shot = 0, changed, amplify }) {
+  const large = h("div", { class: "hapax-pair" });
+  const said = h("div", { class: "hapax-caption" });
+  const strip = h("div", { class: "hapax-strip" });
+  const head = h("div", { class: "hapax-head" });
+  const shots = feature.exemplars;
+  let at = Math.min(shot, Math.max(0, shots.length - 1));
+
+  function name() {
+    const renamed = () => {
+      name();
+      changed();
+    };
+    head.replaceChildren(
+      h("span", { class: "rank" }, feature.rank),
+      label(audit, feature, renamed),
+      button(t("detail.close"), () => dialog.close(), { icon: "pi-times", class: "hapax-icon" }),
+    );
+  }
+
+  function show(step) {
+    if (!shots.length) return;
+    at = (at + step + shots.length) % shots.length;
+    const [seed, activation, image, heat] = shots[at];
+    const alt = t("feature.picture", { name: nameOf(audit, feature), seed });
+    large.replaceChildren(
+      h("img", { src: picture(audit, image, 1024), alt }),
+      heat === null ? "" : h("img", { src: picture(audit, heat, 1024), alt: t("feature.heat") }),
+    );
+    const graph = trying(async () => {
+      await openSeed(audit, seed);
+      dialog.close();
+    });
+    said.replaceChildren(
+      h("span", { role: "status" }, t("detail.seed", { seed, activation: activation.toFixed(2) })),
+      button(t("detail.open_seed"), graph, { class: "hapax-seed", title: t("detail.open_seed.tip") }),
+    );
+    strip.querySelectorAll("button").forEach((each, place) => each.setAttribute("aria-pressed", place === at));
+  }
+
+  function pressed(event) {
+    if (event.target.matches("input")) return;
+    if (event.key === "ArrowRight") show(1);
+    if (event.key === "ArrowLeft") show(-1);
+  }
+
+  const dialog = openDialog(nameOf(audit, feature), "hapax-detail", (close) => [
+    head,
+    h("p", { class: "hapax-prompt", dir: "auto" }, promptOf(audit, feature)),
+    large,
+    said,
+    strip,
+    rateLine(rateOf(feature)),
+    numbers(feature),
+    audit.usable && doing(audit, feature, close, amplify),
+  ]);
+  strip.append(...shots.map((each, place) => thumb(audit, each, nameOf(audit, feature), () => show(place - at))));
+  name();
+  dialog.addEventListener("keydown", pressed);
+  show(0);
+}
+
+function doing(audit, feature, close, amplify) {
+  const then = (action) => async () => {
+    close();
+    await action();
+  };
+  const direction = then(trying(() => saveDirection(audit, feature)));
+  return h(
+    "div",
+    { class: "hapax-doing" },
+    button(t("feature.amplify"), then(() => amplify(feature)), { class: "hapax-amplify", title: t("feature.amplify.tip") }),
+    button(t("feature.direction"), direction, { title: t("feature.direction.tip"), class: "hapax-direction" }),
+  );
+}
+
+function numbers(feature) {
+  const fires = { count: feature.count, rate: percent(feature.frequency) };
+  fires.interval = interval(feature.frequency_low, feature.frequency_high);
+  const rows = [
+    [t("feature.score"), feature.score.toFixed(3)],
+    [t("detail.distinctiveness"), `${feature.distinctiveness.toFixed(3)} (z ${feature.distinctiveness_z.toFixed(1)})`],
+    [t("detail.count"), t("detail.count.value", fires)],
+    [t("detail.labels"), (feature.labels ?? []).slice(1).map(([text]) => text).join(", ")],
+    [t("detail.latents"), [feature.latent, ...(feature.group ?? [])].join(", ")],
+  ];
+  return h("dl", {}, rows.filter(([, value]) => value).map(([key, value]) => [h("dt", {}, key), h("dd", { dir: "auto" }, value)]));
+}

@@ -1,0 +1,28 @@
+// What ComfyUI loads: the tab. The nodes' own parts are beside, in files of their own.
+
+import { app } from "../../../scripts/app.js";
+import { h } from "./dom.js";
+import { tab } from "./tab.js";
+import { chooseLanguage, t } from "./words.js";
+
+let close = () => {};
+
+app.registerExtension({
+  name: "hapax.tab",
+  async setup() {
+    await chooseLanguage();
+    document.head.append(h("link", { rel: "stylesheet", href: new URL("hapax.css", import.meta.url).href }));
+    app.extensionManager.registerSidebarTab({
+      id: "hapax",
+      icon: "pi pi-sparkles",
+      title: t("tab.title"),
+      tooltip: t("tab.tooltip"),
+      type: "custom",
+      render: (element) => {
+        close();
+        close = tab(element);
+      },
+      destroy: () => close(),
+    });
+  },
+});
