@@ -21,6 +21,7 @@ from ..core.sae import MatryoshkaSAE, TrainedSAE
 from . import devices
 from .autoencoder import LOADER, train
 from .embeddings import lines_of
+from .listing import feature_ui
 from .schema import ACTIVATIONS, CLIP_SCORER, FEATURES, INDEX, SAE, io, progress, schema, to_image, widget
 from .scoring import Scorer
 from .widgets import EXACT, feature_widget, seed_widget
@@ -164,7 +165,8 @@ class FindRareFeatures(io.ComfyNode):
             embeddings=embeddings,
         )
         features = FeatureSet.of(store, found, prompt, settings)
-        return io.NodeOutput(features, to_image([contact_sheet(features)]), features.text(), sae)
+        sheet = to_image([contact_sheet(features)])
+        return io.NodeOutput(features, sheet, features.text(), sae, ui=feature_ui(features))
 
 
 def _of_prompt(store: ActivationReader, prompt: str) -> tuple[str, list[int]]:

@@ -9,6 +9,8 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +20,8 @@ from aiohttp import web
 
 from ..core.audit_zip import export_zip, import_zip
 from ..core.compare import compare
+from ..core.directions import CaptionIndex
+from ..core.directions.suggest import suggest
 from ..core.errors import HapaxError
 from ..core.library import EDGES, FEATURES, Library, NotThere, content_hash
 from ..core.own_names import save_name
@@ -46,6 +50,7 @@ class Routes:
         routes.get("/hapax/audits/{audit}/seeds/{seed}")(_told(self.seed))
         routes.get("/hapax/audits/{audit}/zip")(_told(self.zip))
         routes.get("/hapax/audits/{audit}/{version}/pictures/{number}")(_told(self.picture))
+        routes.get("/hapax/captions")(_told(self.captions))
         routes.get("/hapax/compare")(_told(self.compare))
         routes.post("/hapax/audits/{audit}/label")(_told(_same_origin(self.label)))
         routes.post("/hapax/import")(_told(_same_origin(self.imported)))
@@ -79,6 +84,16 @@ class Routes:
         payload, mime = await asyncio.to_thread(self.library.picture, asked["audit"], asked["version"], number, edge)
         kept = {"Cache-Control": "private, max-age=604800, immutable"}
         return web.Response(body=payload, content_type=mime, headers=_SAFE | kept)
+
+    async def captions(self, request: web.Request) -> web.StreamResponse:
+        """The captions of an index in models/hapax that somebody who types may mean."""
+        name, typed = request.query.get("index", ""), request.query.get("typed", "")
+
+        def found() -> list[str]:
+            path = folders.model_file(name)
+            return suggest(_texts(path, path.stat().st_mtime_ns), typed[:200])
+
+        return _json(await asyncio.to_thread(found))
 
     async def compare(self, request: web.Request) -> web.StreamResponse:
         """What changed between two audits."""
@@ -129,6 +144,13 @@ class Routes:
             folder = await asyncio.to_thread(import_zip, target, self.library.base, wanted)
         name = folder.relative_to(self.library.base).as_posix()
         return _json({"name": name, "id": next(hit.id for hit in self.library.found() if hit.name == name)})
+
+
+@lru_cache(maxsize=4)
+def _texts(path: Path, changed: int) -> tuple[str, ...]:
+    """The captions of an index, read once a version of its file."""
+    index = CaptionIndex.load(path)
+    return tuple(islice(index.captions, len(index)))
 
 
 def register() -> None:

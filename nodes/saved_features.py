@@ -9,6 +9,7 @@ from ..core.errors import HapaxError
 from ..core.feature_file import load_features
 from ..core.library import FEATURES, content_hash
 from . import folders
+from .listing import feature_ui
 from .schema import FEATURES as FEATURES_WIRE
 from .schema import io, schema, widget
 
@@ -111,7 +112,7 @@ class LoadFeatures(io.ComfyNode):
     def execute(cls, audit: str, content: str) -> io.NodeOutput:
         """Load."""
         features = load_features(find(audit, content))
-        return io.NodeOutput(features, features.text())
+        return io.NodeOutput(features, features.text(), ui=feature_ui(features))
 
 
 NODES = [LoadFeatures]

@@ -7,8 +7,13 @@ import io
 import json
 
 import pytest
+import torch
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from hapax.core.directions import CaptionIndex, Recipe
+from hapax.core.directions.assemble import assemble
+from hapax.core.directions.parts import Parts
+from hapax.core.directions.texts import Texts
 from hapax.core.feature_audit import write_feature_audit
 from hapax.core.library import FEATURES, content_hash
 from hapax.nodes import routes
@@ -85,6 +90,26 @@ def test_the_prompt_of_one_picture(ask, base):
     assert [node["inputs"]["seed"] for node in made.values() if node["class_type"] == "KSampler"] == [2**63 + 1]
     for wrong in ("-1", "x", "1" * 21):
         assert ask("GET", f"/hapax/audits/{{0}}/seeds/{wrong}")[0] == 400
+
+
+def test_captions_while_one_types(ask, base_directory):
+    names = ("a blue hat", "a red hat", "a cat")
+    parts = Parts(base_directory / "parts", names, [0, 1], Recipe(progress=(0.5,)), "m")
+    parts.folder.mkdir(exist_ok=True)
+    for span in parts._spans():
+        parts._write(span, torch.randn(len(span), 2, 1, 8))
+    tensors, reach = assemble(parts, len(names), None)
+    meta = {"architecture": "X", "model": "m", "site": "mid", "channels": 8, "reach": reach, "neutral": None}
+    folder = base_directory / "models" / "hapax" / "captions"
+    folder.mkdir(parents=True, exist_ok=True)
+    index = CaptionIndex(Texts.of(names), tensors, meta | {"recipe": vars(parts.recipe), "seeds": parts.seeds})
+    index.save(folder / "hats.safetensors")
+    assert told(ask("GET", "/hapax/captions?index=captions/hats.safetensors&typed=HAT")) == (
+        200,
+        ["a red hat", "a blue hat"],
+    )
+    for wrong in ("none.safetensors", "../../x.safetensors", ""):
+        assert ask("GET", f"/hapax/captions?index={wrong}&typed=a")[0] == 400
 
 
 def test_a_picture_may_be_kept_and_is_never_a_page(ask):

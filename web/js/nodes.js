@@ -1,0 +1,112 @@
+// What Hapax's nodes show inside of ComfyUI: a picker of features, a slider, tables.
+
+import { app } from "../../../scripts/app.js";
+import { setContent } from "./amplify.js";
+import { captions } from "./captions.js";
+import { later } from "./dom.js";
+import { widgetValue } from "./graph.js";
+import { picker } from "./picker.js";
+import { featuresOf, listAudits } from "./server.js";
+import { strength } from "./strength.js";
+import { table } from "./table.js";
+
+const PICKED = { HapaxAmplifyFeature: false, HapaxShowFeature: false, HapaxFeatureToDirection: false, HapaxAmplifyFeaturesAdvanced: true };
+const PUSHED = ["HapaxAmplifyFeature", "HapaxAmplifyFeaturesAdvanced", "HapaxApplyDirection"];
+
+app.registerExtension({
+  name: "hapax.nodes",
+  nodeCreated(node) {
+    const type = node.comfyClass ?? "";
+    if (!type.startsWith("Hapax")) return;
+    if (type === "HapaxLoadFeatures") fillContent(node);
+    const parts = [];
+    if (type in PICKED) parts.push(put(node, "hapax_picture", picker(node, PICKED[type]), 48, 48));
+    if (PUSHED.includes(type)) parts.push(put(node, "hapax_strength", strength(node), 40, 40));
+    if (type === "HapaxLookUpCaption") parts.push(put(node, "hapax_captions", captions(node, "caption"), 32, 32));
+    if (parts.length) keepUp(node, parts);
+    showTables(node);
+  },
+});
+
+/** Add a part below the widgets: it is not saved with the workflow and not sent with the prompt. */
+function put(node, name, part, least, most) {
+  const widget = node.addDOMWidget(name, "HAPAX", part.element, {
+    serialize: false,
+    hideOnZoom: false,
+    getMinHeight: () => least,
+    getMaxHeight: () => most,
+  });
+  widget.serialize = false;
+  return part;
+}
+
+// Pickers anywhere may show what a node that loads or finds features has come to know.
+const watching = new Set();
+const knowMore = () => watching.forEach((refresh) => refresh());
+
+/** Refresh the parts when a widget or a wire changes, and when it is known which features there are. */
+function keepUp(node, parts) {
+  const refresh = later(async () => {
+    let found;
+    for (const part of parts) found = (await part.refresh(found)) ?? found;
+  }, 50);
+  for (const name of ["feature", "strength"]) after(node.widgets.find((widget) => widget.name === name), "callback", refresh);
+  after(node, "onConnectionsChange", refresh);
+  after(node, "onConfigure", () => {
+    fitted(node);
+    refresh();
+  });
+  watching.add(refresh);
+  after(node, "onRemoved", () => watching.delete(refresh));
+  fitted(node);
+  refresh();
+}
+
+/** Workflows saved before a part was there know a size without it. */
+function fitted(node) {
+  const [width, height] = node.computeSize();
+  node.setSize([Math.max(width, node.size[0]), Math.max(height, node.size[1])]);
+}
+
+function after(owner, method, action) {
+  if (!owner) return;
+  const before = owner[method];
+  owner[method] = function (...given) {
+    const result = before?.apply(this, given);
+    action.apply(this, given);
+    return result;
+  };
+}
+
+/** Choosing an audit by hand takes its content along, so that the workflow means these features everywhere. */
+function fillContent(node) {
+  const choice = node.widgets.find((widget) => widget.name === "audit");
+  after(choice, "callback", async (name) => {
+    const before = widgetValue(node, "content");
+    const row = (await listAudits()).find((audit) => audit.name === name);
+    const found = row && (await featuresOf(row.id).catch(() => null));
+    // A workflow that is being loaded calls this too, and then brings the content that it means.
+    const asked = widgetValue(node, "audit") === name && widgetValue(node, "content") === before;
+    if (found && asked) setContent(node, found);
+    knowMore();
+  });
+}
+
+/** What a run leaves for the browser: tables, and the features that pickers further on choose from. */
+function showTables(node) {
+  let shown;
+  after(node, "onExecuted", (output) => {
+    if (output?.hapax_features) {
+      node.hapaxFeatures = output.hapax_features;
+      knowMore();
+    }
+    const [rows] = output?.hapax_table ?? [];
+    if (!rows) return;
+    if (!shown) {
+      shown = table(() => node.title);
+      put(node, "hapax_table", shown, 32, 32);
+      fitted(node);
+    }
+    shown.fill(rows);
+  });
+}
