@@ -74,4 +74,7 @@ function corner() {
   return [x + width * 0.35, y + height * 0.35];
 }
 
-const fileName = (name) => name.normalize("NFKD").replace(/[^\w-]+/g, "_").replace(/^_+|_+$/g, "").slice(0, 60) || "feature";
+function fileName(name) {
+  const plain = name.normalize("NFKD").replace(/[^\w-]+/g, "_");
+  return plain.replace(/^_+|_+$/g, "").slice(0, 60) || "feature";
+}

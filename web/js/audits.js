@@ -61,20 +61,23 @@ export function audits(open) {
 }
 
 function rows(found, open) {
-  if (!found.length) return [h("li", { class: "hapax-nothing" }, h("b", {}, t("audits.none")), h("p", {}, t("audits.how")))];
+  const none = [h("b", {}, t("audits.none")), h("p", {}, t("audits.how"))];
+  if (!found.length) return [h("li", { class: "hapax-nothing" }, none)];
   return found.map((audit) => h("li", {}, audit.problem ? broken(audit) : whole(audit, open)));
 }
 
-const broken = (audit) => h("div", { class: "hapax-audit broken" }, h("b", { dir: "auto" }, audit.name), h("p", {}, audit.problem));
+const broken = ({ name, problem }) =>
+  h("div", { class: "hapax-audit broken" }, h("b", { dir: "auto" }, name), h("p", {}, problem));
 
 function whole(audit, open) {
   const counts = t("audits.counts", { n: audit.findings, findings: audit.findings, pictures: audit.pictures });
   const prompts = audit.prompts.map(quoted).join(", ");
+  const { picture: shown } = audit;
   const more = audit.more_prompts ? ` ${t("audits.more", { n: audit.more_prompts })}` : "";
   return h(
     "button",
     { type: "button", class: "hapax-audit", on: { click: () => open(audit.id) } },
-    audit.picture === null ? h("span", { class: "hole" }) : h("img", { src: picture(audit, audit.picture, 96), alt: "" }),
+    shown === null ? h("span", { class: "hole" }) : h("img", { src: picture(audit, shown, 96), alt: "" }),
     h(
       "span",
       {},

@@ -24,7 +24,12 @@ export function card(audit, feature, actions) {
   return h(
     "article",
     { class: `hapax-card${feature.finding ? " finding" : ""}`, "aria-label": name, on: { keydown: open } },
-    h("div", { class: "hapax-head" }, h("span", { class: "rank" }, feature.rank), label(audit, feature, actions.changed)),
+    h(
+      "div",
+      { class: "hapax-head" },
+      h("span", { class: "rank" }, feature.rank),
+      label(audit, feature, actions.changed),
+    ),
     audit.prompts.length > 1 && h("div", { class: "hapax-prompt", dir: "auto" }, promptOf(audit, feature)),
     strip(audit, feature, name, actions.open),
     rateLine(rateOf(feature)),

@@ -50,7 +50,7 @@ export function comparison(before, after, { back, compare }) {
       );
     choices.replaceChildren(
       side(before, "before", (id) => compare(id, after)),
-      button(t("compare.swap"), () => compare(after, before), { icon: "pi-arrow-right-arrow-left", class: "hapax-icon" }),
+      button(t("compare.swap"), () => compare(after, before), { icon: "pi-sync", class: "hapax-icon" }),
       side(after, "after", (id) => compare(before, id)),
     );
     if (before && after) await changes();
@@ -60,7 +60,8 @@ export function comparison(before, after, { back, compare }) {
     const [rows, ...sides] = await Promise.all([compareAudits(before, after), openAudit(before), openAudit(after)]);
     const places = sides.map((audit) => new Map(audit.features.map((feature) => [feature.id, feature])));
     held = rows;
-    const rest = rows.length ? rows.map((row) => change(row, sides, places)) : h("p", { class: "hapax-nothing" }, t("compare.none"));
+    const nothing = h("p", { class: "hapax-nothing" }, t("compare.none"));
+    const rest = rows.length ? rows.map((row) => change(row, sides, places)) : nothing;
     body.replaceChildren(summary(rows, copy), h("ul", {}, rest));
   }
 

@@ -83,11 +83,12 @@ function doing(audit, feature, close, amplify) {
     close();
     await action();
   };
+  const turnUp = then(() => amplify(feature));
   const direction = then(trying(() => saveDirection(audit, feature)));
   return h(
     "div",
     { class: "hapax-doing" },
-    button(t("feature.amplify"), then(() => amplify(feature)), { class: "hapax-amplify", title: t("feature.amplify.tip") }),
+    button(t("feature.amplify"), turnUp, { class: "hapax-amplify", title: t("feature.amplify.tip") }),
     button(t("feature.direction"), direction, { title: t("feature.direction.tip"), class: "hapax-direction" }),
   );
 }
@@ -102,5 +103,6 @@ function numbers(feature) {
     [t("detail.labels"), (feature.labels ?? []).slice(1).map(([text]) => text).join(", ")],
     [t("detail.latents"), [feature.latent, ...(feature.group ?? [])].join(", ")],
   ];
-  return h("dl", {}, rows.filter(([, value]) => value).map(([key, value]) => [h("dt", {}, key), h("dd", { dir: "auto" }, value)]));
+  const known = rows.filter(([, value]) => value);
+  return h("dl", {}, known.map(([key, value]) => [h("dt", {}, key), h("dd", { dir: "auto" }, value)]));
 }

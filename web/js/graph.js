@@ -128,7 +128,8 @@ export function insert(node, { source, slot, targets }) {
 export function show(node) {
   app.canvas.deselectAll?.();
   app.canvas.selectNode?.(node);
-  const [x, y, width, height] = app.canvas.visible_area;
-  const inside = node.pos[0] > x && node.pos[1] > y && node.pos[0] + node.size[0] < x + width && node.pos[1] + node.size[1] < y + height;
+  const [left, top, width, height] = app.canvas.visible_area;
+  const [x, y] = node.pos;
+  const inside = x > left && y > top && x + node.size[0] < left + width && y + node.size[1] < top + height;
   if (!inside) app.canvas.centerOnNode?.(node);
 }

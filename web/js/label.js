@@ -17,7 +17,8 @@ export function label(audit, feature, changed) {
   const place = h("div", { class: "hapax-label" });
   const own = audit.names[feature.id];
   const tip = own ? t("feature.yours", { label: feature.label ?? t("feature.unnamed") }) : null;
-  const name = h("span", { class: own ? "own" : "", title: tip ?? nameOf(audit, feature), dir: "auto" }, nameOf(audit, feature));
+  const said = nameOf(audit, feature);
+  const name = h("span", { class: own ? "own" : "", title: tip ?? said, dir: "auto" }, said);
   const edit = button(t("feature.rename"), () => change(place, audit, feature, changed), {
     icon: "pi-pencil",
     class: "hapax-icon hapax-rename",

@@ -10,7 +10,13 @@ import { featuresOf, listAudits } from "./server.js";
 import { strength } from "./strength.js";
 import { table } from "./table.js";
 
-const PICKED = { HapaxAmplifyFeature: false, HapaxShowFeature: false, HapaxFeatureToDirection: false, HapaxAmplifyFeaturesAdvanced: true };
+// Nodes that take a feature, and whether several.
+const PICKED = {
+  HapaxAmplifyFeature: false,
+  HapaxAmplifyFeaturesAdvanced: true,
+  HapaxFeatureToDirection: false,
+  HapaxShowFeature: false,
+};
 const PUSHED = ["HapaxAmplifyFeature", "HapaxAmplifyFeaturesAdvanced", "HapaxApplyDirection"];
 
 app.registerExtension({
@@ -50,7 +56,8 @@ function keepUp(node, parts) {
     let found;
     for (const part of parts) found = (await part.refresh(found)) ?? found;
   }, 50);
-  for (const name of ["feature", "strength"]) after(node.widgets.find((widget) => widget.name === name), "callback", refresh);
+  const shown = node.widgets.filter((widget) => ["feature", "strength"].includes(widget.name));
+  for (const widget of shown) after(widget, "callback", refresh);
   after(node, "onConnectionsChange", refresh);
   after(node, "onConfigure", () => {
     fitted(node);
@@ -68,8 +75,8 @@ function fitted(node) {
   node.setSize([Math.max(width, node.size[0]), Math.max(height, node.size[1])]);
 }
 
+/** Let an action follow a method. */
 function after(owner, method, action) {
-  if (!owner) return;
   const before = owner[method];
   owner[method] = function (...given) {
     const result = before?.apply(this, given);

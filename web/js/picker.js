@@ -30,8 +30,10 @@ export function picker(node, several) {
   async function open() {
     choose(await featuresInto(node), (feature) => {
       const before = String(widgetValue(node, "feature") ?? "");
-      const added = several && before.trim() && before.trim() !== "1" ? `${before.trimEnd()}\n${feature.wanted}` : feature.wanted;
-      asOneStep(() => setWidget(node, "feature", added));
+      // "1" is what a new node begins with.
+      const more = several && !["", "1"].includes(before.trim());
+      const wanted = more ? `${before.trimEnd()}\n${feature.wanted}` : feature.wanted;
+      asOneStep(() => setWidget(node, "feature", wanted));
       refresh();
     });
   }
@@ -45,7 +47,8 @@ function choose(features, chosen) {
       close();
       chosen(feature);
     };
-    return [h("h3", {}, t("node.choose.title")), h("div", { class: "hapax-choices" }, features.map((each) => choice(each, pick(each))))];
+    const choices = features.map((each) => choice(each, pick(each)));
+    return [h("h3", {}, t("node.choose.title")), h("div", { class: "hapax-choices" }, choices)];
   });
 }
 

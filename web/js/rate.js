@@ -13,7 +13,7 @@ export const place = (share) => 100 * (1 - Math.log(Math.max(share, LEAST)) / Ma
 /** One or more rates {rate, low, high} above each other on one scale; the class of each is given beside it. */
 export function scale(...rates) {
   const height = 10 * rates.length;
-  const ticks = TICKS.map((share) => svg("line", { class: "tick", x1: place(share), x2: place(share), y1: 0, y2: height }));
+  const ticks = TICKS.map(place).map((x) => svg("line", { class: "tick", x1: x, x2: x, y1: 0, y2: height }));
   const drawn = rates.map(({ rate, low, high, kind = "" }, row) => {
     const y = 10 * row + 5;
     const ends = { x1: place(low), x2: place(high), y1: y, y2: y };
@@ -23,8 +23,8 @@ export function scale(...rates) {
       svg("line", { class: `dot ${kind}`, x1: place(rate), x2: place(rate), y1: y, y2: y }),
     ];
   });
-  const frame = { class: "hapax-scale", viewBox: `0 0 100 ${height}`, preserveAspectRatio: "none", "aria-hidden": "true" };
-  return svg("svg", { ...frame, style: `height:${height}px` }, ticks, drawn);
+  const frame = { class: "hapax-scale", viewBox: `0 0 100 ${height}`, style: `height:${height}px` };
+  return svg("svg", { ...frame, preserveAspectRatio: "none", "aria-hidden": "true" }, ticks, drawn);
 }
 
 /** A rate with its scale and its numbers; screen readers get one sentence. */

@@ -5,6 +5,8 @@ import { nameOf, rateOf } from "./features.js";
 import { origin, widgetValue } from "./graph.js";
 import { listAudits, openAudit, picture } from "./server.js";
 
+// A slider asks often; labels and audits change seldom.
+const FRESH = 3000;
 const opened = new Map();
 
 /**
@@ -19,16 +21,18 @@ export async function featuresInto(node) {
 
 const view = ({ filename, subfolder, type }) => `/view?${new URLSearchParams({ filename, subfolder, type })}`;
 
-async function savedIn(name) {
+function savedIn(name) {
+  if (!opened.has(name)) {
+    opened.set(name, read(name));
+    setTimeout(() => opened.delete(name), FRESH);
+  }
+  return opened.get(name);
+}
+
+async function read(name) {
   const row = (await listAudits()).find((audit) => audit.name === name && !audit.problem);
   if (!row) return [];
-  const key = `${row.id} ${row.version}`;
-  // Names may change at any time, the rest of a version never.
-  if (!opened.has(key)) opened.set(key, openAudit(row.id));
-  const audit = await opened.get(key).catch((error) => {
-    opened.delete(key);
-    throw error;
-  });
+  const audit = await openAudit(row.id);
   return audit.features
     .filter((feature) => feature.prompt === 0)
     .map((feature) => ({

@@ -101,6 +101,7 @@ function one(audit, { list, compare, close }) {
     amplify: turnUp,
     open: (feature, shot, changed) => details(audit, feature, { shot, changed, amplify: turnUp }),
   });
+  const save = () => download(zipAddress(audit.id), "");
   const icons = { class: "hapax-icon" };
   element.prepend(
     h(
@@ -109,7 +110,7 @@ function one(audit, { list, compare, close }) {
       button(t("tab.back"), list, { ...icons, icon: "pi-arrow-left" }),
       h("h3", { dir: "auto", title: `${audit.name} \u00b7 ${audit.model.name}` }, audit.name),
       button(t("wall.compare"), compare, { icon: "pi-clone", class: "hapax-icon hapax-compare" }),
-      button(t("wall.export"), () => download(zipAddress(audit.id), ""), { icon: "pi-download", class: "hapax-icon hapax-export" }),
+      button(t("wall.export"), save, { icon: "pi-download", class: "hapax-icon hapax-export" }),
     ),
     ...notices(audit),
   );

@@ -46,5 +46,6 @@ function open(title, [head, ...rest], copy) {
   ]);
 }
 
-const cell = (value) => (typeof value === "number" ? h("td", { class: "number" }, rounded(value)) : h("td", { dir: "auto" }, value));
+const cell = (value) =>
+  typeof value === "number" ? h("td", { class: "number" }, rounded(value)) : h("td", { dir: "auto" }, value);
 const rounded = (value) => (Number.isInteger(value) ? String(value) : value.toPrecision(3));

@@ -19,7 +19,8 @@ export function wall(audit, actions) {
   const wanted = { ...ALL };
   const several = audit.prompts.length > 1;
   const tally = h("span", { class: "hapax-tally", role: "status" });
-  const nothing = h("p", { class: "hapax-nothing", hidden: true }, t("wall.nothing"), " ", button(t("wall.reset"), reset));
+  const all = button(t("wall.reset"), reset);
+  const nothing = h("p", { class: "hapax-nothing", hidden: true }, t("wall.nothing"), " ", all);
   const scroller = h("div", { class: "hapax-scroll" }, nothing);
   const prompt = head(audit);
   const tools = h("form", { class: "hapax-tools", on: { input: later(take, 120), submit: (e) => e.preventDefault() } });
@@ -91,8 +92,8 @@ function head(audit) {
 
 /** What is always there, and what a narrow side bar folds away. */
 function fields(audit, several) {
-  const choice = (name, options, said) =>
-    h("select", { name, "aria-label": said, title: said }, options.map(([value, text]) => h("option", { value }, text)));
+  const option = ([value, text]) => h("option", { value }, text);
+  const choice = (name, options, said) => h("select", { name, "aria-label": said, title: said }, options.map(option));
   const orders = ORDERS.map((order) => [order, t(`wall.order.${order}`)]);
   const prompts = audit.prompts.map((prompt, place) => [place, quoted(prompt.prompt)]);
   const rates = RATES.map((rate) => [rate, rate === 1 ? t("wall.any") : `${100 * rate}\u2009%`]);
