@@ -321,7 +321,7 @@ def test_headings_descend_and_tables_have_heads(page: Page) -> None:
     assert all(b <= a + 1 for a, b in pairwise(levels))
     tables = page.all("table")
     assert len(tables) == 7
-    assert len(page.all("caption")) == 6
+    assert len(page.all("caption")) == 7
     assert all(a.get("scope") for a in page.all("th"))
     assert page.all("html")[0]["lang"] == "en"
 
