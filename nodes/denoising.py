@@ -23,7 +23,8 @@ from ..core.backends.schedules import TrainingSchedule
 from ..core.errors import HapaxError
 from ..core.sites import Site
 from ..core.taps import Step, Tap
-from .comfy_taps import add_tap, family_of, site_of, sites_of
+from .comfy_sites import family_of, site_of, sites_of
+from .comfy_taps import add_tap
 from .fingerprint import patches_fingerprint
 from .fitting import identity
 

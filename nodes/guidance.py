@@ -13,7 +13,8 @@ from ..core.invdiff.files import describe_guidance, load_guidance, made_for, sav
 from ..core.invdiff.module import GuidanceModule
 from ..core.steering import Scope
 from . import devices, folders
-from .comfy_taps import KEY, add_tap, family_of
+from .comfy_sites import family_of
+from .comfy_taps import KEY, add_tap
 from .fitting import fitting_site
 from .schema import GUIDANCE, io, schema, widget
 from .steering import scope_of, scope_widgets

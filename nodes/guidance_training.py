@@ -16,7 +16,7 @@ from ..core.invdiff.objective import Risk
 from ..core.invdiff.training import GuidanceConfig, train_guidance
 from . import devices, folders
 from .bias_groups import BiasGroups
-from .comfy_taps import family_of, site_of
+from .comfy_sites import family_of, site_of
 from .denoising import call_denoiser
 from .fitting import identity
 from .guidance_plot import LossPlot

@@ -12,7 +12,9 @@ import torch
 from comfy_extras import nodes_freelunch, nodes_model_advanced, nodes_pag, nodes_sd3, nodes_torch_compile
 from hapax.core.steering import AddDirection, Scope
 from hapax.core.taps import Recorder
-from hapax.nodes.comfy_taps import add_tap, schedule_labels, sites_of
+from hapax.nodes.comfy_sites import sites_of
+from hapax.nodes.comfy_steps import schedule_labels
+from hapax.nodes.comfy_taps import add_tap
 
 import nodes as comfy_nodes
 

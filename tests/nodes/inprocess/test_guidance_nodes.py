@@ -10,7 +10,8 @@ from hapax.core.invdiff.module import GuidanceModule, GuidanceShape
 from hapax.core.steering import Scope
 from hapax.nodes import bias_groups, denoising, folders, guidance_training, schema
 from hapax.nodes.bias_groups import CLIP, LOSSES, InferBiasGroups
-from hapax.nodes.comfy_taps import add_tap, site_of
+from hapax.nodes.comfy_sites import site_of
+from hapax.nodes.comfy_taps import add_tap
 from hapax.nodes.denoising import call_denoiser
 from hapax.nodes.fitting import identity
 from hapax.nodes.guidance import ApplyInvDiffGuidance, LoadInvDiffGuidance, SaveInvDiffGuidance
