@@ -10,8 +10,8 @@ from hapax.core.backends.diffusers import DiffusersBackend
 from hapax.core.cli import main
 from hapax.core.collect import Sampling
 from hapax.core.emoji import load_clip
-from hapax.core.invdiff import save_guidance
-from hapax.core.invdiff.evaluation import Judged
+from hapax.core.invdiff import load_guidance, save_guidance
+from hapax.core.invdiff.evaluation import Guided, Judged
 from hapax.core.invdiff.module import GuidanceModule, GuidanceShape
 from hapax.core.report import load_audit
 
@@ -68,11 +68,15 @@ def test_the_model_stands_beside_itself_at_equal_seeds(folder: Path) -> None:
     assert load_audit(folder / "out" / "audit.json")["invdiff"] == found
 
 
-def test_an_untrained_module_changes_no_count(folder: Path) -> None:
-    assert audit(folder, "new", "--guidance-file", folder / "new.safetensors", "--labels", *LABELS) == 0
-    for row in load_audit(folder / "new" / "audit.json")["invdiff"]["prompts"]:
-        # Latents that are decoded later may differ by a rounded pixel.
-        assert row["bias_after"] == pytest.approx(row["bias_before"], abs=0.041)
+def test_pictures_under_an_untrained_module_are_the_model_s_own(folder: Path, tmp_path: Path) -> None:
+    embedder, backend = load_clip(), DiffusersBackend.from_folder(folder / "pipeline")
+    sampling, seeds = Sampling(2, 1.0, 4), range(4)
+    guided = Guided(backend, load_guidance(folder / "new.safetensors"))
+    found = guided.embeddings(embedder, PROMPTS, seeds, sampling, tmp_path, lambda *_: None)
+    for row, prompt in zip(found, PROMPTS, strict=True):
+        # Up to a step or two of a pixel: their latents are decoded in other batches.
+        own = embedder.images(sampling.pictures(backend, prompt, seeds))
+        assert float((row * own).sum(1).min()) > 0.999
 
 
 @pytest.mark.parametrize(

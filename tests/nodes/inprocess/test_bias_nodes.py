@@ -99,7 +99,7 @@ def test_the_section_is_saved_with_an_audit(findings, base_directory):
     with torch.inference_mode(False):
         module = GuidanceModule(GuidanceShape("mid", 128, 64, hidden=8)).requires_grad_(False)
     report = score(counts="60, 40", counts_before="90, 10", guidance=module, strength=0.5)[3]
-    path = Path(Queued.execute(findings, "debiased", "tiny", report).result[0])
+    path = Path(Queued.execute(findings[0], "debiased", "tiny", report).result[0])
     audit = json.loads((path.parent / "audit.json").read_text(encoding="utf-8"))
     section = audit["invdiff"]
     assert (section["strength"], len(section["fingerprint"])) == (0.5, 64)
@@ -108,7 +108,7 @@ def test_the_section_is_saved_with_an_audit(findings, base_directory):
     html = path.read_text(encoding="utf-8")
     assert "Bias, before and after" in html
     assert "the bias score went from 0.80 to 0.20 (-75 %)" in html
-    plain = Path(Queued.execute(findings, "plain", "tiny").result[0])
+    plain = Path(Queued.execute(findings[0], "plain", "tiny").result[0])
     assert "Bias, before and after" not in plain.read_text(encoding="utf-8")
 
 
@@ -133,4 +133,4 @@ def test_bad_input_is_one_clear_sentence(changed, said):
 def test_a_report_needs_a_before(findings):
     report = score(counts="60, 40")[3]
     with pytest.raises(HapaxError, match="counted nothing from before"):
-        Queued.execute(findings, "never", "tiny", report)
+        Queued.execute(findings[0], "never", "tiny", report)
