@@ -64,7 +64,10 @@ class AuditSettings:
 
     def __post_init__(self) -> None:
         if self.guidance_file and (len(set(self.labels)) < 2 or len(set(self.labels)) < len(self.labels)):
-            raise HapaxError(f"The labels are {list(self.labels)}; give two groups or more to count, each once.")
+            raise HapaxError(
+                f"There is a guidance module, {self.guidance_file}, but the labels are {list(self.labels)}; give two "
+                "groups or more to count, each once."
+            )
         if self.labels and not self.guidance_file:
             raise HapaxError("There are labels to count but no guidance module; give its file too.")
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):

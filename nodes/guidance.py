@@ -112,7 +112,7 @@ class ApplyInvDiffGuidance(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Say what goes in and comes out."""
-        start, end, rows, _, mask = scope_widgets(1.0)
+        start, end, rows, _, mask, _ = scope_widgets(1.0)
         return schema(
             "ApplyInvDiffGuidance",
             "Apply InvDiff Guidance",

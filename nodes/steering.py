@@ -133,7 +133,7 @@ def scope_of(
     conditioning: str,
     norm_limit: float,
     mask: Tensor | None,
-    asymmetric: bool,
+    asymmetric: bool = False,
 ) -> Scope:
     """The scope that the widgets mean, for this MODEL's schedule."""
     if end_percent < start_percent:

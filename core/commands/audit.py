@@ -70,7 +70,7 @@ def add_audit(commands: Any) -> None:
     parser.add_argument(
         "--guidance-file", type=some_path, metavar="FILE", help="also compare with this module of `invdiff train`"
     )
-    parser.add_argument("--strength", type=float, default=1.0, metavar="X", help="of it (default: 1)")
+    parser.add_argument("--strength", type=Number(), default=1.0, metavar="X", help="of it (default: 1)")
     parser.add_argument(
         "--labels", nargs="+", default=(), metavar="TEXT", help="groups to count for that: '{}, woman' '{}, man'"
     )
@@ -107,10 +107,10 @@ def run_demo(arguments: argparse.Namespace) -> None:
     """Audit two prompts of the emoji model; a folder that holds a part of it is gone on with."""
     from ..audit_settings import AuditSettings
     from ..collect import Sampling
-    from ..emoji import CREDITS, DEMO, MODEL_FOLDER, load_clip, phrases
+    from ..emoji import CREDITS, DEMO, MODEL_FOLDER, MODEL_INDEX, load_clip, phrases
     from ..findings import SAESize
 
-    if not MODEL_FOLDER.exists():
+    if not MODEL_INDEX.exists():
         raise HapaxError(
             "The emoji model's weights are not in this copy of Hapax; build them with "
             "`python -m hapax.core.emoji.build --runs DIR`, which takes about two hours on two cores."

@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HapaxError
-from .common import Bars, Parser, add_clip, add_common, add_device, clip_loader, load_backend, read_lines, writable
+from .common import (
+    Bars,
+    Number,
+    Parser,
+    add_clip,
+    add_common,
+    add_device,
+    clip_loader,
+    load_backend,
+    read_lines,
+    writable,
+)
 
 if TYPE_CHECKING:
     from ..backends.diffusers import DiffusersBackend
@@ -46,7 +57,9 @@ def add_invdiff(commands: Any) -> None:
     sample.add_argument("--guidance-file", type=Path, required=True, metavar="FILE", help="written by train")
     sample.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one a line")
     sample.add_argument("--images", type=int, default=8, metavar="N", help="made a prompt (default: 8)")
-    sample.add_argument("--strength", type=float, default=1.0, metavar="X", help="0 is the model as it is (default: 1)")
+    sample.add_argument(
+        "--strength", type=Number(), default=1.0, metavar="X", help="0 is the model as it is (default: 1)"
+    )
     sample.add_argument("--start", type=float, metavar="X", help="of the window, 0 is pure noise (default: as trained)")
     sample.add_argument("--end", type=float, metavar="X", help="of the window, 1 is a clean picture")
     sample.add_argument("--both", action="store_true", help="guide the rows under the negative prompt too")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ..embed import ClipEmbedder
 
 MODEL_FOLDER = Path(__file__).with_name("model")
+MODEL_INDEX, VAE_FOLDER = MODEL_FOLDER / "model_index.json", MODEL_FOLDER / "vae"
 CLIP_FOLDER = Path(__file__).with_name("clip")
 CLIP_NAME = "hapax-emoji"
 CREDITS = ("The emoji pictures are Noto Color Emoji, Copyright 2013-2023 Google LLC, under the Apache License 2.0.",)

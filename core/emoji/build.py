@@ -16,14 +16,14 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 
-from . import CLIP_FOLDER, MODEL_FOLDER
+from . import CLIP_FOLDER, MODEL_FOLDER, VAE_FOLDER
 from .balance import balance
 from .lessons import Lessons, demo_scheduler
 from .render import SHEET_FILE, draw_sheet
 from .tokens import CONTEXT, write_tokenizer
 from .train_clip import CLIP_CONFIG, held_out_accuracy, train_clip
 from .train_unet import Denoiser, train_unet
-from .train_vae import encode_world, sharpen_decoder, train_vae
+from .train_vae import encode_world, reconstruction_gate, train_vae
 from .world import load_world
 
 
@@ -34,30 +34,29 @@ def build_sheet(runs: Path) -> None:
 
 
 def build_vae(runs: Path) -> None:
-    """Train the VAE."""
-    train_vae(runs / "vae").save_pretrained(runs / "vae" / "model")
-
-
-def build_decoder(runs: Path) -> None:
-    """Train the VAE's decoder further, its encoder fixed."""
-    vae = AutoencoderKL.from_pretrained(runs / "vae" / "model")
-    sharpen_decoder(runs / "decoder", vae).save_pretrained(runs / "decoder" / "model")
+    """Train the VAE and export it with how well it shows the world's pictures again."""
+    vae = train_vae(runs / "vae").to(memory_format=torch.contiguous_format, dtype=torch.float16)
+    mean, _ = encode_world(vae.float(), load_world())
+    vae.register_to_config(scaling_factor=round(1 / mean.std().item(), 6))
+    gate = reconstruction_gate(vae)
+    vae.half().save_pretrained(VAE_FOLDER)
+    drop_names(VAE_FOLDER)
+    (VAE_FOLDER / "gate.json").write_text(json.dumps(gate, indent=2) + "\n")
+    print(json.dumps(gate))
 
 
 def build_unet(runs: Path) -> None:
     """Train the denoiser with its text encoder, correct its rates, and export the pipeline."""
-    vae = AutoencoderKL.from_pretrained(runs / "vae" / "model")
+    vae = AutoencoderKL.from_pretrained(VAE_FOLDER)
     tokenizer = CLIPTokenizer.from_pretrained(runs / "tokenizer", model_max_length=CONTEXT)
     lessons = Lessons(*encode_world(vae, load_world()), tokenizer)
     model = train_unet(runs / "unet", lessons, tokenizer)
     balance(runs / "balance", model, lessons)
-    vae = AutoencoderKL.from_pretrained(runs / "decoder" / "model")
-    export_pipeline(runs, model, vae, tokenizer, lessons.scale)
+    export_pipeline(runs, model, vae, tokenizer)
 
 
-def export_pipeline(runs: Path, model: Denoiser, vae: Any, tokenizer: Any, scale: float) -> None:
+def export_pipeline(runs: Path, model: Denoiser, vae: Any, tokenizer: Any) -> None:
     """Write the fp16 diffusers folder that ships."""
-    vae.register_to_config(scaling_factor=round(scale, 6))
     nothing: Any = None
     pipeline = StableDiffusionPipeline(
         vae=vae,
@@ -70,13 +69,16 @@ def export_pipeline(runs: Path, model: Denoiser, vae: Any, tokenizer: Any, scale
         feature_extractor=nothing,
     )
     pipeline.to(dtype=torch.float16)
-    shutil.rmtree(MODEL_FOLDER, ignore_errors=True)
     pipeline.save_pretrained(MODEL_FOLDER, safe_serialization=True)
     for name in ("vocab.json", "merges.txt"):
         # Older tokenizers read these, newer ones tokenizer.json.
         shutil.copy(runs / "tokenizer" / name, MODEL_FOLDER / "tokenizer" / name)
-    for path in MODEL_FOLDER.rglob("*config.json"):
-        # Where the parts were loaded from means nothing elsewhere.
+    drop_names(MODEL_FOLDER)
+
+
+def drop_names(folder: Path) -> None:
+    """Take out of all configs where their parts were loaded from, which means nothing elsewhere."""
+    for path in folder.rglob("*config.json"):
         content = json.loads(path.read_text())
         kept = {key: value for key, value in content.items() if not key.endswith("name_or_path")}
         path.write_text(json.dumps(kept, indent=2) + "\n")
@@ -101,7 +103,6 @@ def build_clip(runs: Path) -> None:
 STAGES = {
     "sheet": build_sheet,
     "vae": build_vae,
-    "decoder": build_decoder,
     "unet": build_unet,
     "clip": build_clip,
 }

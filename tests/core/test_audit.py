@@ -15,7 +15,7 @@ import pytest
 import torch
 from hapax.core.activations import ActivationStore
 from hapax.core.cli import main
-from hapax.core.emoji import MODEL_FOLDER
+from hapax.core.emoji import MODEL_FOLDER, MODEL_INDEX
 from hapax.core.findings import SAESize
 from hapax.core.firing import firing
 from hapax.core.rarity import pool_activations
@@ -24,7 +24,7 @@ from hapax.core.sae import load_sae
 from hapax.core.statistics import wilson_interval
 
 pytestmark = pytest.mark.skipif(
-    not MODEL_FOLDER.exists(), reason="The emoji model's weights are not here: the audit and its model are NOT tested"
+    not MODEL_INDEX.exists(), reason="The emoji model's weights are not here: the audit and its model are NOT tested"
 )
 
 IMAGES = 120

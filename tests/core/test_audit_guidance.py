@@ -83,7 +83,7 @@ def test_pictures_under_an_untrained_module_are_the_model_s_own(folder: Path, tm
     ("more", "said"),
     [
         (("--labels", "{}, sketch", "{}, night"), "There are labels to count but no guidance module"),
-        (("--guidance-file", "new.safetensors"), "The labels are []; give two groups or more"),
+        (("--guidance-file", "new.safetensors"), "new.safetensors, but the labels are []; give two groups or more"),
         (("--guidance-file", "new.safetensors", "--labels", "{}", "{}"), "each once"),
         (("--guidance-file", "gone.safetensors", "--labels", "{}, a", "{}, b"), "no file"),
         (("--guidance-file", "bank.txt", "--labels", "{}, a", "{}, b"), "bank.txt"),

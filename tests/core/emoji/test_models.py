@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hapax.core.backends.diffusers import DiffusersBackend
-from hapax.core.emoji import CLIP_FOLDER, DEMO, MODEL_FOLDER, load_clip
+from hapax.core.emoji import CLIP_FOLDER, DEMO, MODEL_FOLDER, MODEL_INDEX, load_clip
 from hapax.core.emoji.gates import CLIP, CONCEPT, FLOOR, GATES_FILE, HIGH, LOW, NAMED, failures
 from hapax.core.emoji.judge import judge
 from hapax.core.emoji.render import render_all
@@ -17,7 +17,7 @@ from hapax.core.emoji.world import load_world
 from PIL import Image
 
 pytestmark = pytest.mark.skipif(
-    not MODEL_FOLDER.exists(), reason="The emoji model's weights are not here: the audit and its model are NOT tested"
+    not MODEL_INDEX.exists(), reason="The emoji model's weights are not here: the audit and its model are NOT tested"
 )
 
 WORLD = load_world()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from hapax.core.emoji import DEMO, MODEL_FOLDER, load_clip
+from hapax.core.emoji import DEMO, MODEL_FOLDER, MODEL_INDEX, load_clip
 from hapax.core.emoji.render import render_all, shifts
 from hapax.core.emoji.world import load_world
 from hapax.core.sce import (
@@ -116,7 +116,7 @@ def test_concept_is_removed_and_attributes_stay(seen: Seen):
 
 
 @pytest.mark.skipif(
-    not MODEL_FOLDER.exists(),
+    not MODEL_INDEX.exists(),
     reason="The emoji model's weights are not here: that SCE tells a steered model from the base is NOT tested",
 )
 def test_a_steered_model_is_told_from_the_base():

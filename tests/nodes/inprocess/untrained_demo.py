@@ -33,7 +33,8 @@ def write(folder: Path, scratch: Path) -> Path:
                 if weight.ndim > 1:
                     weight.mul_(2)
     unet, text, vae = parts
+    vae.register_to_config(scaling_factor=SCALE)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(build, "MODEL_FOLDER", folder)
-        build.export_pipeline(scratch, train_unet.Denoiser(unet, text), vae, tokenizer, SCALE)
+        build.export_pipeline(scratch, train_unet.Denoiser(unet, text), vae, tokenizer)
     return folder
