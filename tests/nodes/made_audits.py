@@ -89,7 +89,8 @@ def many(folder: Path, count: int) -> None:
     few = prompt["features"]
     prompt["features"] = [_like(few[place % len(few)], place) for place in range(count)]
     audit["prompts"] = [prompt]
-    audit["sce"]["prompts"] = audit["sce"]["prompts"][:1]
+    for part in ("sce", "compass", "invdiff"):
+        audit[part]["prompts"] = audit[part]["prompts"][:1]
     _put(folder, audit)
 
 
