@@ -101,12 +101,11 @@ class Phase(NamedTuple):
     rivals: float = 0.0
 
 
-# What words change first, then all that a picture is, then both: rivals and pairs make gradients so uneven that the
-# whole hardly moves while they are minded, and a network that has learned the whole ignores the words for skin tones.
+# The whole first, then the words. Minding rivals and pairs from the start makes gradients so uneven that the whole
+# hardly moves: its squared error stood at .5 for 1,500 steps, and fell to .14 in 1,500 without them.
 PHASES = (
-    Phase("differ", 1500, 1e-3, (0.15, 0.75), cosine=9000, pairs=12, rivals=0.05),
-    Phase("learn", 2750, 1e-3, (0.15, 0.75), cosine=9000, rivals=0.005),
-    Phase("name", 3000, 8e-4, (0.05, 0.7), cosine=3000, pairs=12, rivals=0.03),
+    Phase("learn", 4500, 1e-3, (0.15, 0.75), cosine=9000, rivals=0.005),
+    Phase("name", 4500, 8e-4, (0.05, 0.7), cosine=4500, pairs=12, rivals=0.03),
 )
 CONTRAST, CONTRAST_WEIGHT = (0.3, 0.95), 8.0
 
