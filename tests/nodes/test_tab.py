@@ -218,6 +218,10 @@ GRAPH = """([loaders, samplers]) => {
         return node;
     };
     app.graph.clear();
+    // Beside the sidebar and below the bars, wherever an earlier graph was left.
+    app.canvas.ds.scale = 1;
+    app.canvas.ds.offset[0] = 270;
+    app.canvas.ds.offset[1] = 60;
     for (let place = 0; place < loaders; place += 1) {
         const loader = add("CheckpointLoaderSimple", 200, 200 + 500 * place);
         for (let each = 0; each < samplers; each += 1) {
