@@ -28,9 +28,8 @@ from .world import load_world
 
 
 def build_sheet(runs: Path) -> None:
-    """Draw the sprite sheet (needs the font) and learn the vocabulary."""
+    """Draw the sprite sheet (needs the font)."""
     draw_sheet(load_world()).save(SHEET_FILE, optimize=True)
-    write_tokenizer(load_world(), runs / "tokenizer")
 
 
 def build_vae(runs: Path) -> None:
@@ -48,6 +47,7 @@ def build_vae(runs: Path) -> None:
 def build_unet(runs: Path) -> None:
     """Train the denoiser with its text encoder, correct its rates, and export the pipeline."""
     vae = AutoencoderKL.from_pretrained(VAE_FOLDER)
+    write_tokenizer(load_world(), runs / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(runs / "tokenizer", model_max_length=CONTEXT)
     lessons = Lessons(*encode_world(vae, load_world()), tokenizer)
     model = train_unet(runs / "unet", lessons, tokenizer)
@@ -86,6 +86,7 @@ def drop_names(folder: Path) -> None:
 
 def build_clip(runs: Path) -> None:
     """Train the tiny CLIP and export it with its held-out accuracy."""
+    write_tokenizer(load_world(), runs / "tokenizer")
     merges = runs / "tokenizer" / "bpe.txt.gz"
     model = train_clip(runs / "clip", merges).eval().half().float()
     CLIP_FOLDER.mkdir(exist_ok=True)
