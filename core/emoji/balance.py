@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -20,44 +20,25 @@ from torch import Tensor
 
 from . import DEMO
 from .lessons import BATCH, Lessons, demo_scheduler
-from .train_unet import CONTRAST, Denoiser, compiled, joined, paired_error
+from .train_unet import Denoiser, compiled
 from .trainer import Trainer
 from .world import World
 
 
 class Round(NamedTuple):
-    """A measurement on `batches` of pictures, of whose log error a share of `gain` is corrected.
+    """A measurement on `batches` of pictures of each concept, of whose log error a share of `gain` is corrected.
 
-    At the end share and learning rate fall, so that the noise of both averages out. With `pairs`, the words that
-    captions name are taught as well, which disturbs the rates; so that comes first. With `beyond`, only concepts are
-    measured and corrected where a rate was last off by at least that log factor; `slopes` is how many pairs of these
-    each batch has besides, which teach what a look half hidden in noise changes.
+    At the end share and learning rate fall, so that the noise of both averages out.
     """
 
     gain: float
     batches: int
     lr: float
-    pairs: int = 0
-    beyond: float = 0.0
-    slopes: int = 0
 
 
-ROUNDS = (
-    Round(0.9, 8, 2e-4, pairs=12),
-    Round(0.9, 8, 2e-4),
-    Round(1.3, 8, 5e-4),
-    Round(1.2, 8, 5e-4),
-    Round(1.0, 16, 2e-4),
-    Round(0.7, 16, 1e-4),
-    Round(1.5, 16, 2e-4, beyond=0.4),
-    Round(1.2, 16, 3e-4, beyond=0.4, slopes=16),
-    Round(1.2, 16, 2e-4, beyond=0.4),
-    Round(1.5, 16, 2e-4, beyond=0.4),
-    Round(2.2, 16, 2e-4, beyond=0.4),
-    Round(1.8, 16, 2e-4, beyond=0.4),
-)
-STEPS, FOCUS, SLOPES, BARE = 300, (0.5, 1.0), (0.05, 0.6), 32
-LARGEST, RIVALS = math.log(3), 0.03
+ROUNDS = (Round(0.9, 8, 3e-4), Round(0.9, 8, 3e-4), Round(0.7, 16, 1e-4))
+STEPS, FOCUS, BARE = 300, (0.5, 1.0), 32
+LARGEST = math.log(3)
 
 Rates = dict[str, dict[str, float]]
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -79,40 +60,23 @@ def sampled_kinds(predict: Predict, lessons: Lessons, concept: str, seed: int, b
     return kinds
 
 
-def measure_rates(predict: Predict, lessons: Lessons, concepts: list[str], seed: int, batches: int) -> Rates:
-    """How often each attribute value shows under the bare prompt of each of the concepts."""
+def measure_rates(predict: Predict, lessons: Lessons, seed: int, batches: int) -> Rates:
+    """How often each attribute value shows under the bare prompt of each concept."""
     rates: Rates = {}
-    for concept in concepts:
-        number, tables = lessons.world.concepts.index(concept), lessons.world.truth[concept]
+    for number, (concept, tables) in enumerate(lessons.world.truth.items()):
         kinds = sampled_kinds(predict, lessons, concept, seed + 1000 * number, batches)
         rates[concept] = {v: sum(k.has(v) for k in kinds) / len(kinds) for table in tables.values() for v in table}
     return rates
 
 
-def errors(world: World, concept: str, rates: dict[str, float]) -> dict[str, float]:
-    """By value, the log of truth over rate."""
-    return {
-        value: min(max(math.log(p / max(rates[value], 1e-3)), -LARGEST), LARGEST)
-        for value, p in _shares(world, concept).items()
-    }
-
-
 def correction(world: World, rates: Rates, gain: float) -> Rates:
-    """The log factors by which to aim beside the truth: below it what shows too often, above it what is too rare.
-
-    A concept without rates is left as it is.
-    """
-    return {
-        concept: {
-            value: gain * error
-            for value, error in errors(world, concept, rates.get(concept, _shares(world, concept))).items()
-        }
-        for concept in world.concepts
-    }
-
-
-def _shares(world: World, concept: str) -> dict[str, float]:
-    return {value: p for table in world.truth[concept].values() for value, p in table.items()}
+    """The log factors by which to aim beside the truth: below it what shows too often, above it what is too rare."""
+    factors: Rates = {}
+    for concept, tables in world.truth.items():
+        shares = {value: p for table in tables.values() for value, p in table.items()}
+        log = {value: math.log(p / max(rates[concept][value], 1e-3)) for value, p in shares.items()}
+        factors[concept] = {value: gain * min(max(error, -LARGEST), LARGEST) for value, error in log.items()}
+    return factors
 
 
 def aim(world: World, factors: Rates) -> World:
@@ -137,47 +101,22 @@ def _aimed(table: dict[str, float], factors: dict[str, float]) -> dict[str, floa
 def balance(folder: Path, model: Denoiser, lessons: Lessons) -> None:
     """Correct the model's rates in place, or resume in `folder`."""
     teacher = deepcopy(model)
-    teach, predict, last = compiled(teacher), compiled(model), {}
+    teach, predict = compiled(teacher), compiled(model)
     for number, plan in enumerate(ROUNDS):
         path = folder / f"rates-{number}.json"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            worst = {c: max(abs(e) for e in errors(lessons.world, c, rates).values()) for c, rates in last.items()}
-            concepts = [concept for concept in lessons.world.concepts if worst.get(concept, plan.beyond) >= plan.beyond]
-            rates = measure_rates(predict, lessons, concepts, 10**5 * (number + 1), plan.batches)
+            rates = measure_rates(predict, lessons, 10**5 * (number + 1), plan.batches)
             path.write_text(json.dumps(rates, indent=1) + "\n")
-        rates = json.loads(path.read_text())
-        last |= rates
         teacher.load_state_dict(model.state_dict())
-        aimed = aim(lessons.world, correction(lessons.world, rates, plan.gain))
+        aimed = aim(lessons.world, correction(lessons.world, json.loads(path.read_text()), plan.gain))
 
-        def loss(
-            step: int,
-            first: int = 10**6 * number,
-            plan: Round = plan,
-            aimed: World = aimed,
-            worst: Sequence[str] = tuple(rates),
-        ) -> Tensor:
-            at, size = first + step, BATCH - 2 * (plan.pairs + plan.slopes)
-            plain = lessons.draw(at, FOCUS, size=size, only_bare=BARE)
-            moved = lessons.draw(at, FOCUS, aimed, size=size, only_bare=BARE)
-            parts = [plain]
-            if plan.pairs:
-                parts.append(lessons.contrast(at, CONTRAST, pairs=plan.pairs, bare=False))
-            if plan.slopes:
-                parts.append(lessons.contrast(at, SLOPES, pairs=plan.slopes, concepts=worst))
-            batch = joined(parts)
+        def loss(step: int, first: int = 10**6 * number, aimed: World = aimed) -> Tensor:
+            plain = lessons.draw(first + step, FOCUS, only_bare=BARE)
+            moved = lessons.draw(first + step, FOCUS, aimed, only_bare=BARE)
             with torch.no_grad():
-                taught = teach(batch.x, batch.t, batch.tokens)
-            taught[:size] += moved.target - plain.target
-            kept = batch.bare if plan.pairs else torch.arange(BATCH) < size
-            target = torch.where(kept.view(-1, 1, 1, 1), taught, batch.target)
-            error = predict(batch.x, batch.t, batch.tokens) - target
-            if plan.slopes:
-                one, other = error[size:].chunk(2)
-                differ = lessons.squared_error(one - other, batch, RIVALS, slice(-plan.slopes, None))
-                return lessons.squared_error(error[:size], batch, RIVALS, slice(size)) + differ
-            return paired_error(lessons, error, batch, plan.pairs, RIVALS)
+                target = teach(plain.x, plain.t, plain.tokens) + moved.target - plain.target
+            return (predict(plain.x, plain.t, plain.tokens) - target).square().mean()
 
         run = folder / f"round-{number}"
         Trainer(model, loss, run, steps=STEPS, lr=plan.lr, warmup=20, ema=0.98).run()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,12 +10,11 @@ from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from .ideal import free_prior, ideal_clean, named_sets, prior, velocity
-from .rivals import Rivals
 from .tokens import CONTEXT
 from .world import Kind, World, load_world
 
 BATCH = 64
-NO_CAPTION, LISTED, SKIN = 0.1, 0.3, 0.6
+NO_CAPTION, LISTED = 0.1, 0.3
 # Square-root-linear betas that end in almost pure noise: with the usual .012 the last step of a latent this
 # small still shows which picture it was, and sampled rates would drift from the learned ones.
 BETA_START, BETA_END, TRAIN_STEPS = 0.00085, 0.025, 1000
@@ -49,39 +47,6 @@ def draw_pair(world: World, rng: np.random.Generator, *, bare: bool = False) -> 
     return Drawn(kind, world.caption(kind, named, template, listed=rng.random() < LISTED), named)
 
 
-class Contrast(NamedTuple):
-    """Two rows that differ in one attribute: named in both, or `unnamed` and shown by the pictures alone."""
-
-    one: Drawn
-    other: Drawn
-    unnamed: bool
-
-
-def draw_contrast(world: World, rng: np.random.Generator, concepts: Sequence[str] = ()) -> Contrast:
-    """Two kinds of a concept that differ in the value of one attribute, mostly the skin.
-
-    With `concepts`, they are of one of these, and what the two share is drawn by the truth table, not evenly.
-
-    Skin tones change a picture least; without this, a network that already heeds the other words ignores them.
-    """
-    attributes = np.array([len(world.truth[concept]) for concept in world.concepts])
-    drawn = world.concepts[rng.choice(len(world.concepts), p=attributes / attributes.sum())]
-    concept = str(rng.choice(list(concepts))) if concepts else drawn
-    tables = world.truth[concept]
-    chosen = "skin" if "skin" in tables and rng.random() < SKIN else str(rng.choice(list(tables)))
-    kind = world.draw(concept, {chosen} if concepts else set(tables), rng)
-    value = str(rng.choice([value for value in tables[chosen] if value != kind[chosen]]))
-    second = Kind(concept, tuple((a, value if a == chosen else v) for a, v in kind.attributes))
-    unnamed, bare = rng.random() < 0.5, rng.random() < 0.6
-    if unnamed:
-        named = frozenset(a for a in tables if a != chosen and not bare and rng.random() < 0.6)
-    else:
-        named = frozenset({chosen} | {a for a in tables if rng.random() < 0.4})
-    template, listed = 0 if rng.random() < 0.5 else int(rng.integers(len(world.templates))), rng.random() < LISTED
-    one, other = (Drawn(k, world.caption(k, named, template, listed=listed), named) for k in (kind, second))
-    return Contrast(one, other, unnamed)
-
-
 def alphas_bar() -> Tensor:
     """The products of (1 - beta) over the training schedule: [1000]."""
     betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, TRAIN_STEPS, dtype=torch.float64) ** 2
@@ -103,21 +68,12 @@ def draw_times(count: int, focus: tuple[float, float], generator: torch.Generato
 
 
 class Batch(NamedTuple):
-    """Noisy latents [B, 8, 8, 8], their times [B], token ids [B, 24], the v to predict [B, 8, 8, 8].
-
-    `bare` [B]: whether the caption is of a concept and names no attribute. `concept` [B]: what the picture shows.
-    """
+    """Noisy latents [B, 8, 8, 8], their times [B], token ids [B, 24], the v to predict [B, 8, 8, 8]."""
 
     x: Tensor
     t: Tensor
     tokens: Tensor
     target: Tensor
-    bare: Tensor
-    concept: Tensor
-
-
-def _are_bare(rows: list[Drawn]) -> Tensor:
-    return torch.tensor([row.named is not None and not row.named for row in rows])
 
 
 class Lessons:
@@ -130,7 +86,6 @@ class Lessons:
         self.means = mean * self.scale
         self.spread = deviation.square().mean().sqrt().item() * self.scale
         self.rows = {kind: i for i, kind in enumerate(self.world.kinds())}
-        self.rivals = Rivals(self.world, self.means)
         self._ids: dict[str, Tensor] = {}
         self._priors: dict[tuple, Tensor] = {}
 
@@ -143,66 +98,22 @@ class Lessons:
         """
         rng, generator = np.random.default_rng([2, step]), torch.Generator().manual_seed(step)
         pairs = [draw_pair(self.world, rng, bare=i < only_bare) for i in range(size)]
-        x, t, _ = self._noisy([pair.kind for pair in pairs], focus, rng, generator)
+        x, t = self._noisy([pair.kind for pair in pairs], focus, rng, generator)
         tokens = torch.stack([self.tokens(pair.caption) for pair in pairs])
         target = self._target(x, t, pairs, bare or self.world)
-        return Batch(x, t, tokens, target, _are_bare(pairs), self._concepts(pairs))
-
-    def contrast(
-        self,
-        step: int,
-        focus: tuple[float, float],
-        *,
-        pairs: int,
-        bare: bool = True,
-        concepts: Sequence[str] = (),
-    ) -> Batch:
-        """Two rows a pair, i and pairs + i, that differ in one attribute: of the caption or of the picture.
-
-        Without `bare`, all captions name something. `concepts`: see `draw_contrast`.
-
-        What a word, or a look half hidden in noise, changes is taught by the difference of the two, free of all
-        that is hard about both.
-        """
-        rng, generator = np.random.default_rng([3, step]), torch.Generator().manual_seed(10**8 + step)
-        drawn: list[Contrast] = []
-        while len(drawn) < pairs:
-            contrast = draw_contrast(self.world, rng, concepts)
-            if bare or contrast.one.named:
-                drawn.append(contrast)
-        one, other = [contrast.one for contrast in drawn], [contrast.other for contrast in drawn]
-        x, t, shift = self._noisy([row.kind for row in one], focus, rng, generator)
-        shown = [contrast.other.kind if contrast.unnamed else contrast.one.kind for contrast in drawn]
-        moved = self._centre(shown, shift) - self._centre([row.kind for row in one], shift)
-        x = torch.cat([x, x + self.bar[t].sqrt().view(-1, 1, 1, 1) * moved])
-        tokens = torch.stack([self.tokens(row.caption) for row in one + other])
-        t = torch.cat([t, t])
-        rows, target = one + other, self._target(x, t, one + other, self.world)
-        return Batch(x, t, tokens, target, _are_bare(rows), self._concepts(rows))
-
-    def squared_error(self, error: Tensor, batch: Batch, rivals: float, rows: slice = slice(None)) -> Tensor:
-        """The mean square of errors of v [B, 8, 8, 8] in these rows, and, so weighed, of leaning towards rivals."""
-        noise = (1 - self.bar[batch.t[rows]]).sqrt().view(-1, 1, 1, 1)
-        lean = self.rivals.squared(noise * error, batch.concept[rows]).mean()
-        return error.square().mean() + rivals * lean
-
-    def _concepts(self, rows: list[Drawn]) -> Tensor:
-        return torch.tensor([self.world.concepts.index(row.kind.concept) for row in rows])
-
-    def _centre(self, kinds: list[Kind], shift: Tensor) -> Tensor:
-        return self.means[torch.tensor([self.rows[kind] for kind in kinds]), shift]
+        return Batch(x, t, tokens, target)
 
     def _noisy(
         self, kinds: list[Kind], focus: tuple[float, float], rng: np.random.Generator, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents of the kinds with noise, the times that say how much, and their shifts: [B, 8, 8, 8], [B], [B]."""
+    ) -> tuple[Tensor, Tensor]:
+        """Latents of the kinds, shifted, with noise, and the times that say how much: [B, 8, 8, 8], [B]."""
         shift = torch.from_numpy(rng.integers(self.means.shape[1], size=len(kinds)))
-        centre = self._centre(kinds, shift)
+        centre = self.means[torch.tensor([self.rows[kind] for kind in kinds]), shift]
         x0 = centre + self.spread * torch.randn(centre.shape, generator=generator)
         noise = torch.randn(x0.shape, generator=generator)
         t = draw_times(len(kinds), focus, generator)
         a = self.bar[t].view(-1, 1, 1, 1)
-        return a.sqrt() * x0 + (1 - a).sqrt() * noise, t, shift
+        return a.sqrt() * x0 + (1 - a).sqrt() * noise, t
 
     def tokens(self, caption: str) -> Tensor:
         """Padded token ids of a caption: [24]."""

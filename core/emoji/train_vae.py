@@ -12,9 +12,8 @@ from torch import Tensor
 
 from .judge import judge
 from .render import render_all, shifts
-from .rivals import one_apart
 from .trainer import Trainer
-from .world import World, load_world
+from .world import Kind, World, load_world
 
 STEPS, BATCH, LR = 1800, 32, 2e-3
 APART_STEPS, APART_LR = 1200, 1e-3
@@ -41,6 +40,19 @@ def build_vae() -> Any:
         "norm_num_groups": 32,
     }
     return AutoencoderKL.from_config(config)
+
+
+def one_apart(kind: Kind, other: Kind) -> str | None:
+    """The attribute in which two kinds differ, if it is the only one and they are of one concept.
+
+    >>> kinds = load_world().kinds("cat")
+    >>> one_apart(kinds[0], kinds[1]), one_apart(kinds[0], kinds[-1])
+    ('style', None)
+    """
+    if kind.concept != other.concept:
+        return None
+    differ = [name for (name, value), (_, its) in zip(kind.attributes, other.attributes, strict=True) if value != its]
+    return differ[0] if len(differ) == 1 else None
 
 
 class Pictures:

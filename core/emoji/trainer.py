@@ -8,17 +8,25 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .muon import Muon
+
+
+def is_inner(name: str, parameter: nn.Parameter) -> bool:
+    """Whether Muon may train a parameter: a matrix or a convolution between two hidden layers."""
+    return parameter.ndim >= 2 and not any(part in name for part in ("embedding", "conv_in", "conv_out"))
+
 
 class Trainer:
     """AdamW on `model` with a warm-up and a cosine to zero, an EMA of the weights, and resumable checkpoints.
 
-    The cosine ends at `cosine`, if that is given, and else at the last step.
+    With `muon`, the learning rate of Muon, that trains the weights of inner linear and convolution layers instead.
     `loss(step)` draws everything random from `step`, so that a resumed run is the unbroken one.
     """
 
@@ -30,19 +38,23 @@ class Trainer:
         *,
         steps: int,
         lr: float,
-        cosine: int | None = None,
+        muon: float = 0.0,
         warmup: int = 100,
         ema: float = 0.998,
         weight_decay: float = 1e-4,
     ) -> None:
         self.model, self.loss, self.folder = model, loss, folder
-        self.cosine = cosine or steps
-        self.steps, self.lr, self.warmup, self.ema_decay = steps, lr, warmup, ema
+        self.steps, self.warmup, self.ema_decay = steps, warmup, ema
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.ema = {n: p.detach().clone() for n, p in self.parameters.items()}
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
-        )
+        inner = [p for n, p in self.parameters.items() if muon and is_inner(n, p)]
+        others = [p for n, p in self.parameters.items() if not (muon and is_inner(n, p))]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
+        ]
+        if inner:
+            self.optimizers.append(Muon(inner, lr=muon))
+        self.rates = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
         self.step = 0
 
     @property
@@ -55,8 +67,9 @@ class Trainer:
         tensors = {f"model.{n}": p.detach() for n, p in self.parameters.items()}
         tensors |= {f"ema.{n}": e for n, e in self.ema.items()}
         for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{name}.{key}"] = value
+            for optimizer in self.optimizers:
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    tensors[f"optimizer.{name}.{key}"] = value
         partial = self.checkpoint.with_suffix(".partial")
         self.folder.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in tensors.items()}, partial, {"step": str(self.step)})
@@ -71,27 +84,34 @@ class Trainer:
             for name, parameter in self.parameters.items():
                 parameter.copy_(file.get_tensor(f"model.{name}"))
                 self.ema[name].copy_(file.get_tensor(f"ema.{name}"))
-                prefix = f"optimizer.{name}."
-                self.optimizer.state[parameter] = {
-                    key: file.get_tensor(prefix + key) for key in ("step", "exp_avg", "exp_avg_sq")
-                }
+            for optimizer in self.optimizers:
+                self._resume_state(optimizer, file)
+
+    def _resume_state(self, optimizer: torch.optim.Optimizer, file: Any) -> None:
+        names = {id(p): n for n, p in self.parameters.items()}
+        for parameter in optimizer.param_groups[0]["params"]:
+            prefix = f"optimizer.{names[id(parameter)]}."
+            keys = [key for key in file.keys() if key.startswith(prefix)]
+            optimizer.state[parameter] = {key.removeprefix(prefix): file.get_tensor(key) for key in keys}
 
     def _rate(self) -> float:
+        """The share of the full learning rates at this step."""
         warm = min(1.0, (self.step + 1) / self.warmup)
-        return self.lr * warm * 0.5 * (1 + math.cos(math.pi * self.step / self.cosine))
+        return warm * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
 
     def run(self, report_every: int = 50, save_every: int = 250) -> None:
         """Train to the last step, then leave the EMA weights in the model."""
         self.resume()
         started, total = time.time(), 0.0
         while self.step < self.steps:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._rate()
+            for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+                optimizer.param_groups[0]["lr"] = rate * self._rate()
             loss = self.loss(self.step)
-            self.optimizer.zero_grad(set_to_none=True)
+            self.model.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             self.step += 1
             self._update_ema()
             total += loss.item()

@@ -151,7 +151,7 @@ def test_audit(run):
     made = run(AUDIT)
     table = made.text("HapaxFindRareFeatures", 2)
     assert "rare features in 250 pictures" in table
-    assert "192 channels" in made.text("HapaxSAEInfo", 0)
+    assert "128 channels" in made.text("HapaxSAEInfo", 0)
     assert shows_something(made.sheet("HapaxFindRareFeatures", 1))
     assert shows_something(made.sheet("HapaxShowFeature", 0))
     report = made.server.base / "output" / "hapax" / "firefighter" / "report.html"

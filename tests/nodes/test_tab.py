@@ -252,6 +252,12 @@ def settled(page):
     return page.evaluate(WIRING)
 
 
+def look_at(page, kind):
+    """Move the graph so that the node of this kind lies in the middle, under none of ComfyUI's bars."""
+    page.evaluate("kind => app.canvas.centerOnNode(app.graph._nodes.find(each => each.type === kind))", kind)
+    page.wait_for_timeout(300)
+
+
 def amplify(page, place=0):
     page.locator(".hapax-card .hapax-amplify").nth(place).click()
 
@@ -369,6 +375,7 @@ def test_a_feature_is_chosen_by_its_picture_and_a_strength_by_a_slider(tab, brow
     amplify(tab)
     settled(tab)
     assert tab.inner_text(".hapax-picker b") == "line sketch"
+    look_at(tab, "HapaxAmplifyFeature")
     tab.click(".hapax-choosing")
     tab.wait_for_selector(".hapax-choice")
     look("choose")

@@ -7,10 +7,24 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from hapax.core.emoji import VAE_FOLDER
-from hapax.core.emoji.train_vae import APART, RIVAL_WEIGHT, Pictures, nearness, picture_error, reconstruction_gate
+from hapax.core.emoji.train_vae import (
+    APART,
+    RIVAL_WEIGHT,
+    Pictures,
+    nearness,
+    one_apart,
+    picture_error,
+    reconstruction_gate,
+)
 from hapax.core.emoji.world import load_world
 
 WORLD = load_world()
+
+
+def test_rivals_differ_in_exactly_one_attribute() -> None:
+    kinds = WORLD.kinds("doctor")
+    rivals = [one_apart(kinds[0], other) for other in kinds]
+    assert {name: rivals.count(name) for name in set(rivals)} == {None: 40 - 8, "gender": 1, "skin": 4, "style": 3}
 
 
 def test_a_rival_is_the_same_but_for_one_attribute() -> None:
