@@ -26,9 +26,9 @@ from .world import World
 
 
 class Round(NamedTuple):
-    """A measurement on `batches` of pictures of each concept, of whose log error a share of `gain` is corrected.
+    """A measurement on `batches` of pictures of each concept, of whose log error `gain` times is corrected.
 
-    At the end share and learning rate fall, so that the noise of both averages out.
+    A round moves a rate by a third to all of what it aims at, hence gains above one.
     """
 
     gain: float
@@ -36,7 +36,14 @@ class Round(NamedTuple):
     lr: float
 
 
-ROUNDS = (Round(0.9, 8, 3e-4), Round(0.9, 8, 3e-4), Round(0.7, 16, 1e-4))
+ROUNDS = (
+    Round(0.9, 8, 3e-4),
+    Round(0.9, 8, 3e-4),
+    Round(1.8, 16, 4e-4),
+    Round(1.2, 16, 2e-4),
+    Round(1.8, 16, 3e-4),
+    Round(1.5, 16, 2e-4),
+)
 STEPS, FOCUS, BARE = 300, (0.5, 1.0), 32
 LARGEST = math.log(3)
 
@@ -69,14 +76,28 @@ def measure_rates(predict: Predict, lessons: Lessons, seed: int, batches: int) -
     return rates
 
 
-def correction(world: World, rates: Rates, gain: float) -> Rates:
-    """The log factors by which to aim beside the truth: below it what shows too often, above it what is too rare."""
-    factors: Rates = {}
-    for concept, tables in world.truth.items():
-        shares = {value: p for table in tables.values() for value, p in table.items()}
-        log = {value: math.log(p / max(rates[concept][value], 1e-3)) for value, p in shares.items()}
-        factors[concept] = {value: gain * min(max(error, -LARGEST), LARGEST) for value, error in log.items()}
-    return factors
+def correction(world: World, rates: Rates, gain: float, pictures: int) -> Rates:
+    """The log factors by which to aim beside the truth: below it what shows too often, above it what is too rare.
+
+    An error no larger than the noise of that many pictures is left alone, so that rounds don't add up noise.
+    """
+    return {
+        concept: {
+            value: gain * _credible(math.log(p / max(rates[concept][value], 1e-3)), 1 / (pictures * p))
+            for table in tables.values()
+            for value, p in table.items()
+        }
+        for concept, tables in world.truth.items()
+    }
+
+
+def _credible(error: float, variance: float) -> float:
+    """
+    >>> round(_credible(0.5, 0.04), 2), _credible(-0.1, 0.04)
+    (0.42, -0.0)
+    """
+    shrunk = error * max(0.0, 1 - variance / error**2) if error else 0.0
+    return min(max(shrunk, -LARGEST), LARGEST)
 
 
 def aim(world: World, factors: Rates) -> World:
@@ -109,7 +130,8 @@ def balance(folder: Path, model: Denoiser, lessons: Lessons) -> None:
             rates = measure_rates(predict, lessons, 10**5 * (number + 1), plan.batches)
             path.write_text(json.dumps(rates, indent=1) + "\n")
         teacher.load_state_dict(model.state_dict())
-        aimed = aim(lessons.world, correction(lessons.world, json.loads(path.read_text()), plan.gain))
+        rates = json.loads(path.read_text())
+        aimed = aim(lessons.world, correction(lessons.world, rates, plan.gain, BATCH * plan.batches))
 
         def loss(step: int, first: int = 10**6 * number, aimed: World = aimed) -> Tensor:
             plain = lessons.draw(first + step, FOCUS, only_bare=BARE)

@@ -136,7 +136,8 @@ def test_killed_and_resumed_is_the_unbroken_audit(out: Path, tmp_path: Path) -> 
 
 def test_two_processes_write_the_audit_of_one(out: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    launch = python("torch.distributed.run", "--nproc-per-node", "2", "-m", "hapax.core.cli", *command(folder))
+    processes = ["--standalone", "--nproc-per-node", "2"]
+    launch = python("torch.distributed.run", *processes, "-m", "hapax.core.cli", *command(folder))
     result = subprocess.run(
         launch, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=600
     )

@@ -86,7 +86,7 @@ def test_rounds_of_correction_find_the_truth_under_a_bias() -> None:
     for gain in (0.9, 0.7, 0.5):
         rates = {c: {v: p for table in tables.values() for v, p in table.items()} for c, tables in WORLD.truth.items()}
         rates["firefighter"] |= {"woman": odds / (1 + odds), "man": 1 / (1 + odds)}
-        aimed = aim(WORLD, correction(WORLD, rates, gain))
+        aimed = aim(WORLD, correction(WORLD, rates, gain, pictures=10**6))
         woman = aimed.truth["firefighter"]["gender"]["woman"]
         odds *= woman / (1 - woman) / (truth / (1 - truth))
     assert odds / (1 + odds) == pytest.approx(truth, rel=0.03)
