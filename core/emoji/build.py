@@ -50,7 +50,8 @@ def build_unet(runs: Path) -> None:
     write_tokenizer(load_world(), runs / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(runs / "tokenizer", model_max_length=CONTEXT)
     # Unshifted alone: a shift of a pixel hardly shows, and makes three times as many pictures of the world.
-    lessons = Lessons(*(part[:, :1] for part in encode_world(vae, load_world())), tokenizer)
+    mean, deviation = (part[:, :1] for part in encode_world(vae, load_world()))
+    lessons = Lessons(mean, deviation, tokenizer)
     model = train_unet(runs / "unet", lessons, tokenizer)
     balance(runs / "balance", model, lessons)
     export_pipeline(runs, model, vae, tokenizer)
