@@ -29,20 +29,9 @@ _MODEL_TYPES = {
 
 
 class EmojiLatent(comfy.latent_formats.LatentFormat):
-    """Latents of the emoji world's VAE; the factors are the least-squares fit of its training pictures' colours."""
+    """Latents of the emoji world's VAE."""
 
     latent_channels = 8
-    latent_rgb_factors = (
-        (-0.2752, -0.3409, -0.3390),
-        (0.7687, 0.6335, 0.2843),
-        (-0.1569, -0.1165, 0.0306),
-        (1.6083, 1.3453, 0.6747),
-        (-0.0067, -0.1328, -0.2924),
-        (0.5256, 0.5955, 0.5619),
-        (0.1019, 0.0995, 0.0451),
-        (0.4443, 0.3638, 0.1347),
-    )
-    latent_rgb_factors_bias = (0.2943, 0.2343, 0.2328)
 
 
 class EmojiWorld(comfy.supported_models.SD15):
@@ -60,6 +49,8 @@ class EmojiWorld(comfy.supported_models.SD15):
         # What ComfyUI calls linear is linear in the square root, diffusers' scaled_linear.
         self.sampling_settings = {"linear_start": schedule["beta_start"], "linear_end": schedule["beta_end"]}
         self.latent_format.scale_factor = vae["scaling_factor"]
+        for name, colors in _json(folder / "vae" / "preview.json").items():
+            setattr(self.latent_format, name, colors)
         self.set_inference_dtype(torch.float32, None)
 
     def model_type(self, state_dict: dict[str, Tensor], prefix: str = "") -> Any:

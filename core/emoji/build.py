@@ -23,7 +23,7 @@ from .render import SHEET_FILE, draw_sheet
 from .tokens import CONTEXT, write_tokenizer
 from .train_clip import CLIP_CONFIG, held_out_accuracy, train_clip
 from .train_unet import Denoiser, train_unet
-from .train_vae import encode_world, reconstruction_gate, train_vae
+from .train_vae import encode_world, preview_factors, reconstruction_gate, train_vae
 from .world import load_world
 
 
@@ -41,6 +41,8 @@ def build_vae(runs: Path) -> None:
     vae.half().save_pretrained(VAE_FOLDER)
     drop_names(VAE_FOLDER)
     (VAE_FOLDER / "gate.json").write_text(json.dumps(gate, indent=2) + "\n")
+    colors = preview_factors(mean, vae.config.scaling_factor)
+    (VAE_FOLDER / "preview.json").write_text(json.dumps(colors, indent=2) + "\n")
     print(json.dumps(gate))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from .judge import judge
 from .render import render_all, shifts
@@ -137,6 +138,21 @@ def encode_world(vae: Any, world: World) -> tuple[Tensor, Tensor]:
     shape = (len(shifts(world)), len(pictures), 8, 8, 8)
     mean, deviation = (torch.cat(v).view(shape).transpose(0, 1).contiguous() for v in (means, deviations))
     return mean, deviation
+
+
+def preview_factors(mean: Tensor, scaling_factor: float) -> dict[str, list[Any]]:
+    """The least-squares map from a latent's cell to its mean color, in [-1, 1], so that a preview needs no decoder.
+
+    `mean` [kinds, shifts, 8, 8, 8] as `encode_world` gives it. The names are those of ComfyUI's latent formats.
+    """
+    world = load_world()
+    pictures = torch.from_numpy(render_all(world)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    moved = torch.stack([pictures.roll(offset, (2, 3)) for offset in shifts(world)], 1)
+    colors = avg_pool2d(moved.flatten(0, 1), 8).permute(0, 2, 3, 1).flatten(0, 2)
+    cells = (mean * scaling_factor).flatten(0, 1).permute(0, 2, 3, 1).flatten(0, 2)
+    found = torch.linalg.lstsq(torch.cat([cells, torch.ones(len(cells), 1)], 1), colors).solution
+    rows = [[round(value, 4) for value in row] for row in found.tolist()]
+    return {"latent_rgb_factors": rows[:-1], "latent_rgb_factors_bias": rows[-1]}
 
 
 @torch.no_grad()

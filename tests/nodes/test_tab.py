@@ -60,8 +60,9 @@ def test_audits_are_listed_newest_first(tab, made, look):
     (made / "broken" / "audit.json").write_text("{}")
     tab.click("[aria-label='Look for new audits']")
     tab.wait_for_selector(".hapax-audit.broken")
-    listed = tab.locator(".hapax-audits b").all_inner_texts()
-    assert listed == ["broken", "cooks", "faces", "faces tuned", "hostile", "many"]
+    newest_first = ["broken", "cooks", "faces", "faces tuned", "hostile", "many"]
+    # Workflows that ran on this server before have left audits of their own.
+    assert [name for name in tab.locator(".hapax-audits b").all_inner_texts() if name in newest_first] == newest_first
     assert (
         f"{findings(made)} findings in 1000 pictures"
         in tab.locator(".hapax-audit", has_text="faces").first.inner_text()

@@ -5,6 +5,7 @@ What ComfyUI's classes and diffusers compute with the same files can be compared
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -37,4 +38,6 @@ def write(folder: Path, scratch: Path) -> Path:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(build, "MODEL_FOLDER", folder)
         build.export_pipeline(scratch, train_unet.Denoiser(unet, text), vae, tokenizer)
+    grey = {"latent_rgb_factors": [[0.1] * 3] * 8, "latent_rgb_factors_bias": [0.0] * 3}
+    (folder / "vae" / "preview.json").write_text(json.dumps(grey), encoding="utf-8")
     return folder
