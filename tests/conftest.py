@@ -1,4 +1,4 @@
-"""Which tests share a process when pytest runs several: those of one file, and all that use one ComfyUI server."""
+"""How the tests are shared out when pytest runs several processes: `-n 2 --dist loadgroup --no-loadscope-reorder`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import pytest
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Name each test's group for `--dist loadgroup`: fixtures of a module or a server are then made once."""
+    """Keep together the tests of one file and those of one ComfyUI server; start with ComfyUI, which takes longest."""
     if not config.pluginmanager.hasplugin("xdist"):
         return
     for item in items:
-        if "server" in getattr(item, "fixturenames", ()):
-            group = f"server of {item.callspec.params['checkout']}"  # type: ignore[attr-defined]
-        elif "checkout" in getattr(item, "fixturenames", ()):
-            group = f"{item.path.name} in {item.callspec.params['checkout']}"  # type: ignore[attr-defined]
-        else:
-            group = str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items.sort(key=lambda item: "checkout" not in getattr(item, "fixturenames", ()))
+
+
+def _group(item: pytest.Item) -> str:
+    names = getattr(item, "fixturenames", ())
+    if "checkout" not in names:
+        return str(item.path)
+    checkout = item.callspec.params["checkout"]  # type: ignore[attr-defined]
+    return f"{'server' if 'server' in names else item.path.name} of {checkout}"
