@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 
 import numpy as np
@@ -273,19 +272,17 @@ def test_the_compass_leans_as_the_pictures_do(run):
     assert right >= told - 1
 
 
-@pytest.mark.skipif(
-    "HAPAX_SLOW" not in os.environ,
-    reason="THE DEBIASING WORKFLOW WAS NOT RUN: its training takes over ten minutes; set HAPAX_SLOW to run it",
-)
 def test_a_concept_is_shown_more_evenly(run):
     made = run(DEBIAS)
     biased, debiased = (made.saved(f"hapax/{each}") for each in ("biased", "debiased"))
-    before, after = (style_share(pictures, "woman") for pictures in (biased, debiased))
+    women = [style_share(pictures, "woman") for pictures in (biased, debiased)]
+    plain = [style_share(pictures, "flat picture") for pictures in (biased, debiased)]
     right = judge(np.stack([np.asarray(each) for each in debiased])).concept("firefighter")
-    print(f"share of woman: {before:.2f}, with guidance {after:.2f}; still firefighters: {right:.2f}")
-    assert abs(after - 0.5) <= abs(before - 0.5) - 0.1
+    print(f"share of woman, flat picture: before and after {women}, {plain}; still firefighters: {right:.2f}")
+    assert women[1] >= women[0] + 0.1
+    assert plain[1] <= plain[0] - 0.2
     assert right >= 0.9
-    assert "600 pictures in " in made.text("HapaxInferBiasGroups", 2)
+    assert "500 pictures in " in made.text("HapaxInferBiasGroups", 2)
     assert shows_something(made.sheet("HapaxInferBiasGroups", 1))
     assert shows_something(made.sheet("HapaxTrainInvDiffGuidance", 1))
     assert shows_something(made.sheet("HapaxBiasScore", 2))
