@@ -167,8 +167,8 @@ class Bench:
         """Half of the pictures from the prompt with the feature's name; None if it has none."""
         texts = self.lab.clip.texts([f"{self.prompt}, {phrase}" for phrase in phrases()])
         labeller = PhraseLabeller(phrases(), texts, self.case.embeddings)
-        stats = FeatureStats.of(self.found.pooled, self.case.embeddings)
-        names = labeller.label(FeatureCentroid.of(stats, self.found.groups[number][0]))
+        stats = FeatureStats.of(self.found.activations(number)[:, None], self.case.embeddings)
+        names = labeller.label(FeatureCentroid.of(stats, 0))
         if not names:
             return None
         prompts = [f"{self.prompt}, {names[0][0]}" if i % 2 == 0 else self.prompt for i in range(len(seeds))]

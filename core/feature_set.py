@@ -247,15 +247,15 @@ def recorded_grid(positions: Tensor, width: int | None = None) -> tuple[int, int
 def _feature(
     store: ActivationReader, tokens: Tensor, found: Found, index: int, row: dict[str, Any], seeds: list[int]
 ) -> Feature:
-    group, sae, seen = found.groups[index], found.trained.sae, found.looks[index]
-    pooled = found.pooled[:, group[0]]
+    group, leads, sae, seen = found.groups[index], found.leads[index], found.trained.sae, found.looks[index]
+    pooled = found.activations(index)
     shown = found.exemplars(index, EXEMPLARS).tolist()
     places = [found.samples[i] for i in shown]
     width = store.provenance.get("grid")
     grid = recorded_grid(store.positions, width and int(width[1]))
     there = tokens[shown]
-    z = sae.encode_rows(there.flatten(0, 2).to(sae.W_dec), torch.tensor(group[:1], device=sae.W_dec.device))
-    heat = z.view(there.shape[:3]).mean(1).cpu()
+    z = sae.encode_rows(there.flatten(0, 2).to(sae.W_dec), torch.tensor(leads, device=sae.W_dec.device))
+    heat = z.amax(1).view(there.shape[:3]).mean(1).cpu()
     return Feature(
         number=index + 1,
         latents=tuple(group),

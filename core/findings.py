@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -15,9 +15,10 @@ from .errors import HapaxError
 from .exemplars import exemplars
 from .feature_stats import FeatureStats
 from .firing import firing
-from .grouping import group_latents, group_strength
+from .grouping import group_latents
 from .labels import FeatureCentroid, Labeller
-from .look import LookFitter, Seen, share
+from .listing import list_looks
+from .look import Seen, share
 from .minority import Normalize
 from .rarity import FeatureTable, pool_activations, score_features
 from .sae import MatryoshkaSAE, SAEConfig, TrainedSAE, train_sae
@@ -26,9 +27,6 @@ HELD_OUT, HELD_OUT_PICTURES = 0.1, 128
 PROFILE_LATENTS, SILENT_PICTURES = 64, 128
 # A latent may fire on this many times the pictures that show what it stands for.
 LOOSE = 2.0
-# Standard deviations between the pictures with a look and those without; a Gaussian cut in two anywhere has 3 at most.
-SEPARATION = 4.0
-SHARED = 0.5
 
 
 @dataclass(frozen=True)
@@ -88,6 +86,7 @@ class Found:
         pooled: [N, coarse] image-level activations, 0 where a latent does not fire.
         table: all latents that fire, ranked.
         groups: latents that say the same, best first; the first of each is listed.
+        leads: per group, its latents that stand for the feature: the first, or several that share it between them.
         looks: per group, what its pictures have in common, and which pictures those are.
         labels: names per group, best first; empty when none fits.
         profiles: per group, by how much which latents differ where the feature shows: the unit of strength.
@@ -98,23 +97,28 @@ class Found:
     pooled: Tensor
     table: FeatureTable
     groups: list[list[int]]
+    leads: list[list[int]]
     looks: list[Seen]
     labels: list[list[tuple[str, float]]]
     profiles: list[Profile]
 
+    def activations(self, number: int) -> Tensor:
+        """[N] how strongly a listed feature fires on each picture: the largest of its leads' activations."""
+        return strongest(self.pooled, self.leads[number])
+
     def prevalence(self, number: int) -> dict[str, float | int]:
         """In how many pictures a listed feature shows, with an interval.
 
-        Counting errs beyond what chance in sampling does. Its second reading is on how many its latent fires; the
+        Counting errs beyond what chance in sampling does. Its second reading is on how many its latents fire; the
         interval spans the 95 % Wilson intervals of both, so that it is wide where they disagree.
         """
         shown = share(self.looks[number].shown)
-        fires = share(self.pooled[:, self.groups[number][0]] > 0)
+        fires = share(self.activations(number) > 0)
         return shown | {"low": min(shown["low"], fires["low"]), "high": max(shown["high"], fires["high"])}
 
     def exemplars(self, number: int, k: int = 10) -> Tensor:
         """The pictures that look most like a listed feature and on which it fires, strongest first: [<= k] of N."""
-        activations, seen = self.pooled[:, self.groups[number][0]], self.looks[number]
+        activations, seen = self.activations(number), self.looks[number]
         scores = torch.where(seen.shown & (activations > 0), seen.scores, -torch.inf)
         alike = scores.topk(min(k, int(scores.isfinite().sum()))).indices
         return alike[activations[alike].argsort(descending=True, stable=True)]
@@ -174,12 +178,30 @@ def find_features(
     table = score_features(pooled, embeddings, normalize=normalize, min_support=min_support, seed=seed)
     findings = table.findings()
     candidates = group_latents(pooled, embeddings, findings[findings.frequency <= LOOSE * rare])
-    groups, looks = look_apart(pooled, embeddings, candidates, rare=rare, min_support=min_support, listed=listed)
-    stats, namer = FeatureStats.of(pooled, embeddings), labeller(embeddings)
-    profiles = [contrast(sae, tokens, pooled[:, group[0]]) for group in groups]
-    named = zip(groups, profiles, strict=True)
-    labels = [namer.label(FeatureCentroid.of(stats, group[0], profile.displacement(sae))) for group, profile in named]
-    return Found(samples, trained, pooled, table, groups, looks, labels, profiles)
+    kept = list_looks(pooled, embeddings, candidates, rare=rare, min_support=min_support, listed=listed)
+    fires = torch.stack([strongest(pooled, entry.leads) for entry in kept], 1) if kept else pooled[:, :0]
+    stats, namer = FeatureStats.of(fires, embeddings), labeller(embeddings)
+    profiles = [contrast(sae, tokens, each) for each in fires.T]
+    centroids = [
+        replace(FeatureCentroid.of(stats, i, profile.displacement(sae)), latent=kept[i].leads[0])
+        for i, profile in enumerate(profiles)
+    ]
+    return Found(
+        samples,
+        trained,
+        pooled,
+        table,
+        groups=[entry.group for entry in kept],
+        leads=[entry.leads for entry in kept],
+        looks=[entry.seen for entry in kept],
+        labels=[namer.label(centroid) for centroid in centroids],
+        profiles=profiles,
+    )
+
+
+def strongest(activations: Tensor, latents: list[int]) -> Tensor:
+    """The largest of some latents' activations [..., L]: [...]."""
+    return activations[..., latents].amax(-1)
 
 
 def image_activations(sae: MatryoshkaSAE, tokens: Tensor) -> Tensor:
@@ -189,37 +211,6 @@ def image_activations(sae: MatryoshkaSAE, tokens: Tensor) -> Tensor:
     """
     coarse = sae.prefix_sizes[0]
     return firing(pool_activations(lambda x: _encode(sae, x, coarse), tokens, how="max"))
-
-
-def look_apart(
-    pooled: Tensor, embeddings: Tensor, groups: list[list[int]], *, rare: float, min_support: int, listed: int
-) -> tuple[list[list[int]], list[Seen]]:
-    """Keep groups whose pictures have a look of their own that few pictures have, and none twice.
-
-    A look is one's own when a gap separates its pictures from the rest and they are not, for the greater part,
-    those of a better group.
-
-    Returns:
-        At most `listed` groups, in their order, and their looks.
-    """
-    fitter = LookFitter(embeddings)
-    kept: list[tuple[list[int], Seen]] = []
-    for group in groups:
-        if len(kept) == listed:
-            break
-        seen = fitter.fit(group_strength(pooled, group))
-        if seen is None or seen.separation < SEPARATION:
-            continue
-        count = int(seen.shown.sum())
-        apart = all(_shared(seen.shown, other.shown) < SHARED for _, other in kept)
-        if min_support <= count <= rare * len(pooled) and apart:
-            kept.append((group, seen))
-    return [group for group, _ in kept], [seen for _, seen in kept]
-
-
-def _shared(one: Tensor, other: Tensor) -> float:
-    """Pictures in both sets as a share of the smaller set."""
-    return float((one & other).sum()) / max(1, min(int(one.sum()), int(other.sum())))
 
 
 @torch.no_grad()

@@ -72,7 +72,7 @@ class Gallery:
             latent = group[0]
             row = rows[latent] | {"prevalence": found.prevalence(number)}
             chosen = [seeds[found.samples[i]] for i in shown[latent]]
-            entries = self._exemplars(latent, chosen, shown[latent], pictures, tokens)
+            entries = self._exemplars(number, chosen, shown[latent], pictures, tokens)
             features.append(feature_row(self.index, row, group, names, entries))
         return features
 
@@ -91,15 +91,19 @@ class Gallery:
     @torch.no_grad()
     def _exemplars(
         self,
-        latent: int,
+        number: int,
         seeds: list[int],
         rows: list[int],
         pictures: dict[int, Image.Image],
         tokens: dict[int, Tensor],
     ) -> list[dict[str, Any]]:
-        sae, which = self.found.trained.sae, torch.tensor([latent])
+        sae, leads, activations = self.found.trained.sae, self.found.leads[number], self.found.activations(number)
+        which = torch.tensor(leads)
         values = torch.stack(
-            [sae.encode_rows(tokens[seed].flatten(0, 1), which).view(tokens[seed].shape[:2]).mean(0) for seed in seeds]
+            [
+                sae.encode_rows(tokens[seed].flatten(0, 1), which).amax(1).view(tokens[seed].shape[:2]).mean(0)
+                for seed in seeds
+            ]
         )
         entries = []
         size = max(pictures[seeds[0]].size)
@@ -110,9 +114,9 @@ class Gallery:
             entries.append(
                 {
                     "seed": seed,
-                    "activation": float(self.found.pooled[row, latent]),
+                    "activation": float(activations[row]),
                     "image": self._save(picture, f"s{seed}"),
-                    "heatmap": self._save(Image.fromarray(laid.numpy()), f"f{latent}-s{seed}"),
+                    "heatmap": self._save(Image.fromarray(laid.numpy()), f"f{leads[0]}-s{seed}"),
                 }
             )
         return entries

@@ -91,7 +91,11 @@ class LookFitter:
         Args:
             strength: [N] of the feature in each picture, 0 where it does not fire.
         """
-        members = exemplars(strength, FIRST_PICTURES).sort().values
+        return self.grow(exemplars(strength, FIRST_PICTURES))
+
+    def grow(self, members: Tensor) -> Seen | None:
+        """The look of these pictures [k] and of whichever others have it; None as in `fit`."""
+        members = members.sort().values
         if not self._some(members):
             return None
         scores, threshold = self._split(members)
