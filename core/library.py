@@ -222,7 +222,8 @@ def _view(hit: Found, audit: Row) -> _Read:
     for place, prompt in enumerate(audit["prompts"]):
         sheet = prompt.get("sample_sheet") or []
         sheet = [picture(path) for path in ([sheet] if isinstance(sheet, str) else sheet)]
-        prompts.append({key: prompt.get(key) for key in ("prompt", "index", "images", "scored")} | {"sheet": sheet})
+        kept = {key: prompt.get(key) for key in ("prompt", "index", "images", "scored")}
+        prompts.append(kept | {"sheet": sheet, "usual_seed": _usual_seed(prompt)})
         for rank, feature in enumerate(prompt["features"], 1):
             shots = [
                 [shot["seed"], shot["activation"], picture(shot["image"]), picture(shot.get("heatmap"))]
@@ -246,6 +247,15 @@ def _view(hit: Found, audit: Row) -> _Read:
         "limits": audit["limits"],
     }
     return _Read(view, list(numbers))
+
+
+def _usual_seed(prompt: Row) -> int | None:
+    """The seed of a picture that is no exemplar of any feature, if there is one."""
+    seeds = prompt["seeds"]
+    if len(seeds) == 2 and prompt["images"] != 2:
+        seeds = range(seeds[0], seeds[1] + 1)
+    shown = {shot["seed"] for feature in prompt["features"] for shot in feature["exemplars"]}
+    return next((seed for seed in seeds if seed not in shown), None)
 
 
 def _plain(sampling: Any) -> Row:

@@ -339,10 +339,28 @@ def test_of_several_models_the_selected_one(tab):
     assert sources == ["CheckpointLoaderSimple", "HapaxAmplifyFeature"]
 
 
-def test_without_a_model_it_says_what_to_wire(tab):
+def test_where_nothing_samples_it_opens_a_graph_of_its_own(tab, made, browser, look):
     open_audit(tab, "cooks")
     amplify(tab)
-    tab.wait_for_selector("text=wire its model")
+    tab.wait_for_selector("text=Nothing samples in that graph")
+    (node,) = settled(tab)["HapaxAmplifyFeature"]
+    assert (node["model"], node["features"]) == ("CheckpointLoaderSimple", "HapaxLoadFeatures")
+    look("a graph of its own")
+    (sampler,) = [each["inputs"] for each in browser.api_form(tab).values() if each["class_type"] == "KSampler"]
+    (prompt,) = json.loads((made / "cooks" / "audit.json").read_text("utf-8"))["prompts"]
+    shown = {shot["seed"] for feature in prompt["features"] for shot in feature["exemplars"]}
+    assert sampler["seed"] in set(prompt["seeds"]) - shown
+
+
+def test_without_a_model_it_says_what_to_wire(tab, made):
+    """Without the prompt that made it, no graph of an audit's own can be made."""
+    (made / "cooks" / "prompt.json").rename(made / "cooks" / "kept.json")
+    try:
+        open_audit(tab, "cooks")
+        amplify(tab)
+        tab.wait_for_selector("text=wire its model")
+    finally:
+        (made / "cooks" / "kept.json").rename(made / "cooks" / "prompt.json")
     (node,) = settled(tab)["HapaxAmplifyFeature"]
     assert (node["model"], node["features"]) == (None, "HapaxLoadFeatures")
 
@@ -368,6 +386,8 @@ def test_save_as_direction_and_the_graph_of_a_picture(tab, browser, look):
     assert (sampler["steps"], sampler["cfg"], sampler["sampler_name"]) == (9, 3.5, "euler")
     assert sent["EmptyLatentImage"] == {"width": 96, "height": 64, "batch_size": 1}
     assert "HapaxHarvestActivations" not in sent
+    control = "n => n.widgets?.find(w => w.name === 'control_after_generate')?.value"
+    assert tab.evaluate(f"app.graph._nodes.map({control}).filter(Boolean)") == ["fixed"]
 
 
 def test_a_feature_is_chosen_by_its_picture_and_a_strength_by_a_slider(tab, browser, look):

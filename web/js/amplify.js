@@ -12,10 +12,15 @@ const STEP = 360;
 /** How a feature is named in nodes: by its latent, which no label and no order changes. */
 export const wantedOf = (feature) => `latent ${feature.latent}`;
 
-/** Put an Amplify Feature node into the model's path, with Load Features before it. */
+/**
+ * Put an Amplify Feature node into the model's path, with Load Features before it.
+ *
+ * Where nothing samples, a graph of its own is opened that makes one of the audit's usual pictures.
+ */
 export async function amplify(audit, feature) {
   const found = await featuresOf(audit.id);
-  const path = modelPath();
+  const there = modelPath();
+  const path = there ?? (await ownGraph(audit, feature));
   asOneStep(() => {
     const first = path?.targets[0]?.node ?? path?.source;
     const [x, y] = first ? [first.pos[0] - (path.targets.length ? STEP : -STEP), first.pos[1]] : corner();
@@ -25,8 +30,20 @@ export async function amplify(audit, feature) {
     if (path) insert(node, path);
     show(node);
   });
-  if (path) told(t("graph.added", { name: `${t("feature.amplify")}: ${nameOf(audit, feature)}` }));
+  const name = `${t("feature.amplify")}: ${nameOf(audit, feature)}`;
+  if (there) told(t("graph.added", { name }));
+  else if (path) told(t("graph.own", { name }));
   else advised(t("graph.no_model"));
+}
+
+/** The model's path in a graph that makes a picture without the feature; null if the audit can't say how to. */
+async function ownGraph(audit, feature) {
+  try {
+    await openSeed(audit, audit.prompts[feature.prompt].usual_seed);
+    return modelPath();
+  } catch {
+    return null;
+  }
 }
 
 /** Put the nodes that save a feature as a small file into the graph. */
@@ -49,6 +66,8 @@ export async function saveDirection(audit, feature) {
 export async function openSeed(audit, seed) {
   const prompt = await promptOf(audit.id, seed);
   await app.loadApiJson(prompt, `${audit.name.replaceAll("/", " ")} ${t("wall.seed", { seed })}`);
+  // Else the frontend draws another seed after each run, and no two pictures can be compared.
+  for (const node of graph()._nodes) setWidget(node, "control_after_generate", "fixed");
 }
 
 /** The Load Features node of these very features: the one that is there, or a new one. */

@@ -94,6 +94,7 @@ export default {
 
   "graph.no_model": "There is no sampler with a model in this graph. The node is in it: wire its model.",
   "graph.many_models": "This graph has several models. Select the loader or the sampler that is meant, and press again.",
+  "graph.own": "Nothing samples in that graph, so {name} is in one of its own. Run it with the strength at 0 to compare.",
   "graph.added": "{name} is in the graph. Undo takes it out.",
   "graph.failed": "That did not work",
   "graph.missing": "This ComfyUI has no node {type}; update Hapax.",
