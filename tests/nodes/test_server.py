@@ -275,11 +275,11 @@ def test_the_compass_leans_as_the_pictures_do(run):
 def test_a_concept_is_shown_more_evenly(run):
     made = run(DEBIAS)
     biased, debiased = (made.saved(f"hapax/{each}") for each in ("biased", "debiased"))
-    women = [style_share(pictures, "woman") for pictures in (biased, debiased)]
+    men = [style_share(pictures, "man") for pictures in (biased, debiased)]
     plain = [style_share(pictures, "flat picture") for pictures in (biased, debiased)]
-    right = judge(np.stack([np.asarray(each) for each in debiased])).concept("firefighter")
-    print(f"share of woman, flat picture: before and after {women}, {plain}; still firefighters: {right:.2f}")
-    assert women[1] >= women[0] + 0.1
+    right = judge(np.stack([np.asarray(each) for each in debiased])).concept("mechanic")
+    print(f"share of man, flat picture: before and after {men}, {plain}; still mechanics: {right:.2f}")
+    assert men[1] >= men[0] + 0.1
     assert plain[1] <= plain[0] - 0.2
     assert right >= 0.9
     assert "500 pictures in " in made.text("HapaxInferBiasGroups", 2)
@@ -288,7 +288,10 @@ def test_a_concept_is_shown_more_evenly(run):
     assert shows_something(made.sheet("HapaxBiasScore", 2))
     told = [line for line in made.text("HapaxBiasScore", 1).splitlines() if "bias" in line]
     assert [line.partition(":")[0] for line in told] == ["before", "after"]
-    assert (made.server.base / "models" / "hapax" / "guidance" / "firefighter.safetensors").exists()
+    # What the node counts by CLIP is what the judge sees.
+    counted = [int(re.search(r"a man mechanic (\d+)", line)[1]) / 100 for line in told]
+    assert counted == pytest.approx(men, abs=0.1)
+    assert (made.server.base / "models" / "hapax" / "guidance" / "mechanic.safetensors").exists()
 
 
 def test_counts_are_scored_without_any_model(server):
