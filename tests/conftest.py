@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 
@@ -12,11 +14,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=lambda item: "checkout" not in getattr(item, "fixturenames", ()))
+    # An open page redraws for as long as it is open: what needs none goes first.
+    items.sort(key=lambda item: ("checkout" not in _fixtures(item), "page" in _fixtures(item)))
+
+
+def _fixtures(item: pytest.Item) -> Sequence[str]:
+    return getattr(item, "fixturenames", ())
 
 
 def _group(item: pytest.Item) -> str:
-    names = getattr(item, "fixturenames", ())
+    names = _fixtures(item)
     if "checkout" not in names:
         return str(item.path)
     checkout = item.callspec.params["checkout"]  # type: ignore[attr-defined]

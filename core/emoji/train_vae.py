@@ -125,17 +125,18 @@ def train_vae(folder: Path) -> Any:
 
 
 @torch.no_grad()
-def encode_world(vae: Any, world: World) -> tuple[Tensor, Tensor]:
-    """Means and deviations of all kinds at all shifts: two [kinds, shifts, 8, 8, 8]."""
+def encode_world(vae: Any, world: World, offsets: list[Any] | None = None) -> tuple[Tensor, Tensor]:
+    """Means and deviations of all kinds at some shifts, by default at all: two [kinds, shifts, 8, 8, 8]."""
+    offsets = offsets or shifts(world)
     pictures = torch.from_numpy(render_all(world))
     means, deviations = [], []
-    for offset in shifts(world):
+    for offset in offsets:
         x = pictures.roll(offset, (1, 2)).permute(0, 3, 1, 2).float() / 127.5 - 1
         for part in x.split(96):
             latent = vae.encode(part).latent_dist
             means.append(latent.mean)
             deviations.append(latent.std)
-    shape = (len(shifts(world)), len(pictures), 8, 8, 8)
+    shape = (len(offsets), len(pictures), 8, 8, 8)
     mean, deviation = (torch.cat(v).view(shape).transpose(0, 1).contiguous() for v in (means, deviations))
     return mean, deviation
 
@@ -156,16 +157,16 @@ def preview_factors(mean: Tensor, scaling_factor: float) -> dict[str, list[Any]]
 
 
 @torch.no_grad()
-def reconstruction_gate(vae: Any) -> dict[str, float]:
+def reconstruction_gate(vae: Any, offsets: list[Any] | None = None) -> dict[str, float]:
     """How often all attributes are named right on pictures that went through the VAE, and their distance.
 
-    All kinds at all shifts, drawn from the posterior; the judge counts.
+    All kinds at some shifts, by default at all, drawn from the posterior; the judge counts.
     """
     generator, world = torch.Generator().manual_seed(0), load_world()
-    mean, deviation = encode_world(vae, world)
+    mean, deviation = encode_world(vae, world, offsets)
     z = (mean + deviation * torch.randn(mean.shape, generator=generator)).transpose(0, 1).flatten(0, 1)
     decoded = torch.cat([vae.decode(part).sample for part in z.split(96)])
     pictures = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
     verdict = judge(pictures)
-    right = [a == b for a, b in zip(verdict.kinds, world.kinds() * len(shifts(world)), strict=True)]
+    right = [a == b for a, b in zip(verdict.kinds, world.kinds() * mean.shape[1], strict=True)]
     return {"named_right": float(np.mean(right)), "rmse": round(verdict.rmse.mean().item(), 4)}

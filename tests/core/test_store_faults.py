@@ -318,5 +318,5 @@ class StoreUnderFire(RuleBasedStateMachine):
 
 TestStoreUnderFire = StoreUnderFire.TestCase
 TestStoreUnderFire.settings = settings(
-    max_examples=40, stateful_step_count=16, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=24, stateful_step_count=16, deadline=None, suppress_health_check=list(HealthCheck)
 )
