@@ -11,7 +11,7 @@ demo: $(READY)
 # Several processes of one thread each are much faster than one of several.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -c tests/pytest.ini --rootdir tests tests \
-		-n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+		-n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .
