@@ -54,8 +54,8 @@ def list_looks(
     fitter, kept = LookFitter(embeddings), list[Listed]()
     most = rare * len(pooled)
 
-    def passes(seen: Seen | None) -> bool:
-        return seen is not None and seen.separation >= SEPARATION and min_support <= int(seen.shown.sum()) <= most
+    def passes(seen: Seen) -> bool:
+        return seen.separation >= SEPARATION and min_support <= int(seen.shown.sum()) <= most
 
     for group in groups:
         if len(kept) == listed:

@@ -125,7 +125,7 @@ def train_vae(folder: Path) -> Any:
 
 
 @torch.no_grad()
-def encode_world(vae: Any, world: World, offsets: list[Any] | None = None) -> tuple[Tensor, Tensor]:
+def encode_world(vae: Any, world: World, offsets: list[tuple[int, int]] | None = None) -> tuple[Tensor, Tensor]:
     """Means and deviations of all kinds at some shifts, by default at all: two [kinds, shifts, 8, 8, 8]."""
     offsets = offsets or shifts(world)
     pictures = torch.from_numpy(render_all(world))
@@ -157,7 +157,7 @@ def preview_factors(mean: Tensor, scaling_factor: float) -> dict[str, list[Any]]
 
 
 @torch.no_grad()
-def reconstruction_gate(vae: Any, offsets: list[Any] | None = None) -> dict[str, float]:
+def reconstruction_gate(vae: Any, offsets: list[tuple[int, int]] | None = None) -> dict[str, float]:
     """How often all attributes are named right on pictures that went through the VAE, and their distance.
 
     All kinds at some shifts, by default at all, drawn from the posterior; the judge counts.

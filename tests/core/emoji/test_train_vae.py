@@ -67,5 +67,5 @@ def test_the_vae_shows_every_kind_again() -> None:
     # Of the three shifts that were recorded only the centre, for time; it is shown a little better than the others.
     measured = reconstruction_gate(AutoencoderKL.from_pretrained(VAE_FOLDER), shifts(WORLD)[:1])
     assert measured["named_right"] == pytest.approx(recorded["named_right"], abs=0.002)
-    assert measured["rmse"] == pytest.approx(recorded["rmse"], abs=0.002)
+    assert -0.002 < measured["rmse"] - recorded["rmse"] < 0.001
     assert recorded["named_right"] >= 0.995
