@@ -20,6 +20,7 @@ def search_and_add(page, words, at):
         page.wait_for_timeout(1500)
         if field.is_visible():
             break
+        page.keyboard.press("Escape")
     field.fill(words)
     page.wait_for_timeout(900)
     page.keyboard.press("Enter")

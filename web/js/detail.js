@@ -14,9 +14,9 @@ import { interval, percent, t } from "./words.js";
 /**
  * @param {object} audit
  * @param {object} feature
- * @param {object} given shot: which exemplar to begin with; changed(): a label was saved; amplify(feature)
+ * @param {object} given host: where to put it; shot: which exemplar to begin with; changed(): a label was saved; amplify(feature)
  */
-export function details(audit, feature, { shot = 0, changed, amplify }) {
+export function details(audit, feature, { host, shot = 0, changed, amplify }) {
   const large = h("div", { class: "hapax-pair" });
   const said = h("div", { class: "hapax-caption" });
   const strip = h("div", { class: "hapax-strip" });
@@ -62,7 +62,7 @@ export function details(audit, feature, { shot = 0, changed, amplify }) {
     if (event.key === "ArrowLeft") show(-1);
   }
 
-  const dialog = openDialog(nameOf(audit, feature), "hapax-detail", (close) => [
+  const dialog = openDialog(host, { label: nameOf(audit, feature), kind: "hapax-detail" }, (close) => [
     head,
     h("p", { class: "hapax-prompt", dir: "auto" }, promptOf(audit, feature)),
     large,

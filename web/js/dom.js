@@ -41,10 +41,7 @@ export function button(said, action, { icon, ...given } = {}) {
 
 /** A link that saves a file, clicked. */
 export function download(address, name) {
-  const link = h("a", { href: address, download: name });
-  document.body.append(link);
-  link.click();
-  link.remove();
+  h("a", { href: address, download: name }).click();
 }
 
 /** Wait with what follows fast typing. */

@@ -1,7 +1,7 @@
 // What ComfyUI loads: the tab. The nodes' own parts are beside, in files of their own.
 
 import { app } from "../../../scripts/app.js";
-import { h } from "./dom.js";
+import { loadStyle } from "./style.js";
 import { tab } from "./tab.js";
 import { chooseLanguage, t } from "./words.js";
 
@@ -10,8 +10,7 @@ let close = () => {};
 app.registerExtension({
   name: "hapax.tab",
   async setup() {
-    await chooseLanguage();
-    document.head.append(h("link", { rel: "stylesheet", href: new URL("hapax.css", import.meta.url).href }));
+    await Promise.all([chooseLanguage(), loadStyle()]);
     app.extensionManager.registerSidebarTab({
       id: "hapax",
       icon: "pi pi-sparkles",

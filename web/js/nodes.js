@@ -8,6 +8,7 @@ import { widgetValue } from "./graph.js";
 import { picker } from "./picker.js";
 import { featuresOf, listAudits } from "./server.js";
 import { strength } from "./strength.js";
+import { style } from "./style.js";
 import { table } from "./table.js";
 
 // Nodes that take a feature, and whether several.
@@ -36,6 +37,7 @@ app.registerExtension({
 
 /** Add a part below the widgets: it is not saved with the workflow and not sent with the prompt. */
 function put(node, name, part, least, most) {
+  part.element.append(style());
   const widget = node.addDOMWidget(name, "HAPAX", part.element, {
     serialize: false,
     hideOnZoom: false,

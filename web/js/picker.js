@@ -28,7 +28,7 @@ export function picker(node, several) {
   }
 
   async function open() {
-    choose(await featuresInto(node), (feature) => {
+    choose(element, await featuresInto(node), (feature) => {
       const before = String(widgetValue(node, "feature") ?? "");
       // "1" is what a new node begins with.
       const more = several && !["", "1"].includes(before.trim());
@@ -41,8 +41,8 @@ export function picker(node, several) {
   return { element, refresh };
 }
 
-function choose(features, chosen) {
-  openDialog(t("node.choose.title"), "hapax-choose", (close) => {
+function choose(host, features, chosen) {
+  openDialog(host, { label: t("node.choose.title"), kind: "hapax-choose" }, (close) => {
     const pick = (feature) => () => {
       close();
       chosen(feature);

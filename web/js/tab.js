@@ -6,6 +6,7 @@ import { comparison } from "./compare.js";
 import { details } from "./detail.js";
 import { button, download, h } from "./dom.js";
 import { openAudit, zipAddress } from "./server.js";
+import { style } from "./style.js";
 import { failed, trying } from "./toast.js";
 import { t } from "./words.js";
 import { wall } from "./wall.js";
@@ -21,7 +22,7 @@ export function forget() {
 /** Fill ComfyUI's place for the tab; returns what to call when it closes. */
 export function tab(host) {
   const inside = h("div", { class: "hapax-inside" });
-  const root = h("section", { class: "hapax", "aria-label": t("tab.title") }, inside);
+  const root = h("section", { class: "hapax", "aria-label": t("tab.title") }, style(), inside);
   const large = h("dialog", { class: "hapax-large", "aria-label": t("tab.title"), on: { close: narrow } });
   let page = { end: () => {} };
   // The wall scrolls by itself, so it has to know its height.
@@ -39,7 +40,7 @@ export function tab(host) {
 
   function resize() {
     if (large.open) return large.close();
-    document.body.append(large);
+    host.append(large);
     large.append(root);
     large.showModal();
     sayWhich();
@@ -68,7 +69,8 @@ export function tab(host) {
     try {
       const audit = await openAudit(id);
       last = { page: "audit", id };
-      put(one(audit, { list, compare: () => compare(id), close: () => large.open && large.close() }));
+      const narrowed = () => large.open && large.close();
+      put(one(audit, root, { list, compare: () => compare(id), close: narrowed }));
     } catch (error) {
       failed(error);
       list();
@@ -92,14 +94,14 @@ export function tab(host) {
   };
 }
 
-function one(audit, { list, compare, close }) {
+function one(audit, host, { list, compare, close }) {
   const turnUp = trying(async (feature) => {
     await amplify(audit, feature);
     close();
   });
   const { element, end } = wall(audit, {
     amplify: turnUp,
-    open: (feature, shot, changed) => details(audit, feature, { shot, changed, amplify: turnUp }),
+    open: (feature, shot, changed) => details(audit, feature, { host, shot, changed, amplify: turnUp }),
   });
   const save = () => download(zipAddress(audit.id), "");
   const icons = { class: "hapax-icon" };

@@ -16,7 +16,7 @@ export function table(title) {
     "div",
     { class: "hapax hapax-table" },
     said,
-    button(t("node.show"), () => open(title(), held, copy)),
+    button(t("node.show"), () => open(element, title(), held, copy)),
     button(t("node.copy"), copy, { class: "hapax-copy" }),
   );
 
@@ -28,8 +28,8 @@ export function table(title) {
   return { element, fill };
 }
 
-function open(title, [head, ...rest], copy) {
-  openDialog(title, "hapax-choose", (close) => [
+function open(host, title, [head, ...rest], copy) {
+  openDialog(host, { label: title, kind: "hapax-choose" }, (close) => [
     h(
       "div",
       { class: "hapax-head" },
