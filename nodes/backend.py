@@ -22,7 +22,7 @@ from .fingerprint import patches_fingerprint
 from .fitting import identity
 from .probing import probe
 from .sampling import at_once, sample_latents
-from .schema import to_image
+from .schema import to_image, to_pictures
 
 # Of the families that Hapax knows; ComfyUI 0.3.64 doesn't say it.
 _CELL = 8
@@ -71,8 +71,8 @@ class ComfyBackend:
         height: int,
         output: str = "latent",
         progress: Callable[[int, int], object] | None = None,
-    ) -> Tensor:
-        """Sample with taps and return the latents [N, C, h, w]; a batch holds one prompt.
+    ) -> Any:
+        """Sample with taps and return the latents [N, C, h, w], or pictures; a batch holds one prompt.
 
         Args:
             prompts: one per seed, or one for all.
@@ -81,15 +81,15 @@ class ComfyBackend:
             steps, guidance: of the sampler; guidance is KSampler's cfg, None is 1.
             batch_size: samples a batch, at most.
             width, height: in pixels.
-            output: `latent`; pictures are made by other nodes.
+            output: `latent`, or `pil` for a list of pictures, which takes a VAE.
             progress: called with (done, total) in steps of one sample; an exception that it raises ends the run.
 
         Raises:
             HapaxError: a size smaller than one cell.
         """
-        assert output == "latent"
+        assert output == "latent" or self.vae is not None
         texts = [prompts] * len(seeds) if isinstance(prompts, str) else list(prompts)
-        found = []
+        found: list[Any] = []
         for rows in _batches(texts, at_once(self.sampler_name, batch_size)):
             model = self.model
             for site, tap in taps.items():
@@ -100,21 +100,20 @@ class ComfyBackend:
                 if progress is not None:
                     progress(rows.start * steps + len(rows) * step, len(seeds) * steps)
 
-            found.append(
-                sample_latents(
-                    model,
-                    [seeds[row] for row in rows],
-                    self.latent_size(width, height),
-                    steps,
-                    1.0 if guidance is None else guidance,
-                    self.sampler_name,
-                    self.scheduler,
-                    self.encode(texts[rows.start]),
-                    self.encode(""),
-                    report,
-                )
+            latents = sample_latents(
+                model,
+                [seeds[row] for row in rows],
+                self.latent_size(width, height),
+                steps,
+                1.0 if guidance is None else guidance,
+                self.sampler_name,
+                self.scheduler,
+                self.encode(texts[rows.start]),
+                self.encode(""),
+                report,
             )
-        return torch.cat(found)
+            found += [latents] if output == "latent" else to_pictures(self.vae.decode(latents))
+        return torch.cat(found) if output == "latent" else found
 
     def encode(self, prompt: str) -> list:
         """The CONDITIONING of a prompt; that of the empty one and of the last one are kept."""

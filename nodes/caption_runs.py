@@ -10,7 +10,7 @@ from typing import Any
 from . import folders
 from .backend import ComfyBackend
 from .comfy_sites import site_of
-from .fingerprint import conditioning_fingerprint
+from .fingerprint import conditioning_fingerprint, vae_fingerprint
 from .recording import SITE_TIP
 from .sampling import sampling_widgets
 from .schema import io, progress, widget
@@ -49,6 +49,8 @@ class CaptionRun:
             # Two text encoders that differ encode everything differently.
             "clip": [conditioning_fingerprint(self.backend.encode(text)) for text in ("", *captions[:1])],
         }
+        if self.backend.vae is not None:
+            made["vae"] = vae_fingerprint(self.backend.vae)
         del made["versions"], made["batch_size"]
         return folders.settings_folder(run, made)
 
@@ -67,8 +69,9 @@ def caption_run(
     height: int,
     batch_size: int,
     site: str,
+    vae: Any = None,
 ) -> CaptionRun:
-    """What the widgets of `run_widgets` mean.
+    """What the widgets of `run_widgets` mean; with a VAE the backend can look at pictures.
 
     Raises:
         HapaxError: the model has no such site.
@@ -82,7 +85,7 @@ def caption_run(
         "size": {"width": width, "height": height},
         "progress": caption_bar(),
     }
-    return CaptionRun(ComfyBackend(model, clip, sampler_name, scheduler), options)
+    return CaptionRun(ComfyBackend(model, clip, sampler_name, scheduler, vae), options)
 
 
 def caption_bar() -> Callable[[str, int, int], None]:

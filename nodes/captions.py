@@ -76,9 +76,15 @@ class BuildCaptionIndex(io.ComfyNode):
                     step=0.05,
                     advanced=True,
                     tooltip="Compare directions after whitening by the bank, shrunk by this share; 0 compares them as "
-                    "they are. About 0.5 helps a bank without prompts.",
+                    "they are. About 0.5 helps a bank without prompts. With a VAE, 0 means 0.5, which is best there.",
                 ),
                 run_widget("captions"),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="Wire it for an index that describes pictures: each caption's pictures are then finished, "
+                    "and what the model sees in them is recorded. Leave it out to name features and directions.",
+                ),
             ],
             outputs=[
                 INDEX.Output("INDEX", display_name="index", tooltip="For Look Up Caption and Describe Direction."),
@@ -99,14 +105,15 @@ class BuildCaptionIndex(io.ComfyNode):
         neutral: str,
         whiten: float,
         run: str,
+        vae: Any = None,
         **sampling: Any,
     ) -> io.NodeOutput:
         """Record and index."""
         every = check_captions(behind(lines_of(prompts), _captions(bank, captions)))
-        made = caption_run(model, clip, **sampling)
+        made = caption_run(model, clip, vae=vae, **sampling)
         folder = made.folder(run, [*every, neutral])
         options = {**made.options, "neutral": neutral, "whiten": whiten or None, "folder": folder}
-        index = CaptionIndex.build(made.backend, every, **options)
+        index = CaptionIndex.build(made.backend, every, for_pictures=vae is not None, **options)
         text = summary(index)
         return io.NodeOutput(index, text, ui=ui.PreviewText(text))
 

@@ -47,11 +47,17 @@ def model_fingerprint(model: Any) -> str:
     """
     digest = hashlib.sha256(architecture(model).encode())
     weights = model.model.diffusion_model.state_dict(prefix="diffusion_model.")
-    for name in sorted(weights):
-        kept = model.backup.get(name)
-        weight = weights[name] if kept is None else getattr(kept, "weight", kept)
-        digest.update(json.dumps([name, list(weight.shape)]).encode())
-        digest.update(_sampled(weight))
+    for name, kept in model.backup.items():
+        if name in weights:
+            weights[name] = getattr(kept, "weight", kept)
+    _weights(digest, weights)
+    return digest.hexdigest()
+
+
+def vae_fingerprint(vae: Any) -> str:
+    """Return the SHA-256 (hex) of a VAE: names, shapes and some values of all its weights."""
+    digest = hashlib.sha256()
+    _weights(digest, vae.first_stage_model.state_dict())
     return digest.hexdigest()
 
 
@@ -72,6 +78,13 @@ def patches_fingerprint(model: Any) -> str | None:
         digest.update(name.encode())
         _walk(digest, value, _ROOM)
     return digest.hexdigest()
+
+
+def _weights(digest: Any, weights: Mapping[str, Tensor]) -> None:
+    """Take in names, shapes and some values, in the order of the names."""
+    for name in sorted(weights):
+        digest.update(json.dumps([name, list(weights[name].shape)]).encode())
+        digest.update(_sampled(weights[name]))
 
 
 def _hung(model: Any) -> dict[str, Any]:

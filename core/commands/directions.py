@@ -30,7 +30,12 @@ def _add_build(actions: Any) -> None:
         "--prompts", type=some_path, metavar="FILE", help="say each caption behind these prompts, one a line"
     )
     build.add_argument("--neutral", default="", metavar="TEXT", help="neutral prompt (default: the empty one)")
-    build.add_argument("--whiten", type=Number(0.001, 1), metavar="S", help="whiten by the bank, shrunk by this share")
+    build.add_argument(
+        "--whiten", type=Number(0, 1), metavar="S", help="whiten by the bank, shrunk by this share; 0: don't"
+    )
+    build.add_argument(
+        "--for-pictures", action="store_true", help="record how the captions' pictures look to the model, for describe"
+    )
     add_common(build)
     build.set_defaults(run=run_build)
 
@@ -108,6 +113,7 @@ def run_build(arguments: argparse.Namespace) -> None:
             captions,
             neutral=arguments.neutral,
             whiten=arguments.whiten,
+            for_pictures=arguments.for_pictures,
             folder=out / "recording",
             **_recipe(arguments, bars),
         )

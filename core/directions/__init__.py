@@ -13,7 +13,8 @@ from .index import ALPHA, CaptionIndex, Naming
 from .labels import CaptionLabeller
 from .maps import cluster, flat_map
 from .pictures import picture_activations
-from .recording import PooledRecorder, Recipe
+from .pooled import PooledRecorder
+from .recording import Recipe
 
 __all__ = [
     "ALPHA",

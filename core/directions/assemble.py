@@ -27,7 +27,7 @@ class _Means:
             self.by_step = self.by_step + part.by_step[:inside].double().sum(0) / m
 
 
-def assemble(parts: Parts, m: int, whiten: float | None) -> tuple[dict[str, Tensor], float]:
+def assemble(parts: Parts, m: int, whiten: float) -> tuple[dict[str, Tensor], float]:
     """Make the tensors of an index out of a recording whose first m captions are the bank; and `Rows.reach`.
 
     Two passes over the parts: one for the bank's mean, one for each caption's displacement from it.
@@ -35,7 +35,7 @@ def assemble(parts: Parts, m: int, whiten: float | None) -> tuple[dict[str, Tens
     Args:
         parts: the recording; behind the bank it may hold the neutral prompt.
         m: M.
-        whiten: shrinkage of the bank's covariance, as in `CaptionIndex.build`, or None.
+        whiten: shrinkage of the bank's covariance, as in `CaptionIndex.build`; 0 for none.
 
     Returns:
         rows [M + E, C] bfloat16 (the bank, then its E contrasts), contrasts [E] int64 (the captions that they are of),
@@ -62,7 +62,7 @@ def assemble(parts: Parts, m: int, whiten: float | None) -> tuple[dict[str, Tens
     longer, shorter = _contrasts(parts.captions[:m])
     tensors["contrasts"] = longer
     tensors["rows"] = torch.cat([offset[:m].bfloat16(), (offset[longer] - offset[shorter]).bfloat16()])
-    if whiten is not None:
+    if whiten:
         tensors["metric"] = _metric(offset[:m], whiten)
     tensors["lengths"], reach = _lengths(tensors["rows"], tensors.get("metric"))
     tensors["null"] = _null(tensors, reach)

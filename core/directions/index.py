@@ -27,6 +27,8 @@ from .texts import Texts
 ALPHA = 0.01
 # A caption whose own direction is no more than noise names nothing.
 RELIABLE = 0.05
+# Shrinkage of an index for pictures: on the emoji model 98 % of attributes named, against 82 % without whitening.
+PICTURES_WHITEN = 0.5
 
 
 class Naming(NamedTuple):
@@ -76,6 +78,7 @@ class CaptionIndex:
         batch_size: int = 8,
         size: Mapping[str, Any] | None = None,
         whiten: float | None = None,
+        for_pictures: bool = False,
         folder: str | Path | None = None,
         progress: Callable[[str, int, int], object] | None = None,
     ) -> CaptionIndex:
@@ -90,9 +93,12 @@ class CaptionIndex:
             neutral: a prompt to compare with beside the bank's mean, or None.
             site: where.
             at: progress of the calls that are averaged, in [0, 1]; None is all of the sampler's calls.
-            whiten: compare directions after whitening by the bank's covariance, shrunk by this share (0 to 1) towards
-                the identity; None compares them as they are. On the emoji model .5 helps a bank without contrasts
-                (80 % of attributes named against 71 %), less shrinkage harms, and with contrasts none is best.
+            whiten: compare directions after whitening by the bank's covariance, shrunk by this share (up to 1) towards
+                the identity; 0 compares them as they are. None is what was best on the emoji model: .5 for pictures,
+                else 0, though .5 also helps a bank without contrasts (80 % of attributes named against 71 %).
+            for_pictures: record what the model sees in the pictures that captions make, under the neutral prompt, in
+                place of what it does while it makes them, at twice the cost or more. That is what `describe` compares
+                pictures with; directions and features are best looked up in an index without it.
             folder: where the recording is kept, to resume it or to share it out over processes; None is a
                 temporary one.
             progress: called as progress("recording", captions done, M).
@@ -102,10 +108,13 @@ class CaptionIndex:
                 holds something else.
         """
         captions = check_captions(captions)
-        if whiten is not None and not 0 < whiten <= 1:
-            raise HapaxError(f"whiten is {whiten}; give a share above 0 and up to 1, or None.")
+        if whiten is None:
+            whiten = PICTURES_WHITEN if for_pictures else 0.0
+        if not 0 <= whiten <= 1:
+            raise HapaxError(f"whiten is {whiten}; give a share from 0 to 1, or None.")
         extra = () if neutral is None or neutral in captions else (neutral,)
-        wanted = Recipe(site, steps, guidance, None if at is None else tuple(at), batch_size, dict(size or {}))
+        reads = (neutral or "") if for_pictures else None
+        wanted = Recipe(site, steps, guidance, None if at is None else tuple(at), batch_size, dict(size or {}), reads)
         recipe, made = wanted.planned(backend), backend.identity()
         with kept(folder) as place:
             parts = Parts(place, (*captions, *extra), check_seeds(seeds), recipe, made["model"])

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import HapaxError
-from .recording import PooledRecorder
+from .pooled import PooledRecorder
 
 
 def picture_activations(
@@ -51,7 +51,7 @@ def picture_activations(
             f"{type(pipeline).__name__} is a flow model, whose activations on given pictures can't be recorded yet; "
             "describe activations that were recorded while it sampled."
         )
-    codes = _encode(pipeline, pictures, backend.denoiser.config.sample_size)
+    codes = _encode(pipeline, pictures, backend.denoiser.config.sample_size, batch_size)
     work = [(row, int(seed)) for row in range(len(pictures)) for seed in seeds]
     found = []
     for start in range(0, len(work), batch_size):
@@ -65,13 +65,15 @@ def picture_activations(
 
 
 @torch.no_grad()
-def _encode(pipeline: Any, pictures: Sequence[Image.Image], side: int | Sequence[int]) -> Tensor:
+def _encode(pipeline: Any, pictures: Sequence[Image.Image], side: int | Sequence[int], batch_size: int) -> Tensor:
     """The autoencoder's codes [n, c, h, w], as the denoiser knows them."""
     vae = pipeline.vae
     height, width = (edge * pipeline.vae_scale_factor for edge in ((side, side) if isinstance(side, int) else side))
     codes = []
-    for picture in pictures:
-        x = pipeline.image_processor.preprocess(picture.convert("RGB"), height=height, width=width)
+    for start in range(0, len(pictures), batch_size):
+        part = [picture.convert("RGB") for picture in pictures[start : start + batch_size]]
+        # Resized one by one, for they may come in different sizes.
+        x = torch.cat([pipeline.image_processor.preprocess(each, height=height, width=width) for each in part])
         codes.append(vae.encode(x.to(vae.device, vae.dtype)).latent_dist.mode())
     # UNet pipelines know no shift, whatever the autoencoder's config says.
     return torch.cat(codes) * vae.config.scaling_factor

@@ -7,7 +7,7 @@ over places.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,9 @@ from torch import Tensor
 
 from ..errors import HapaxError
 from ..sites import select_site
-from ..taps import Recorder, Step, to_tokens
+from ..taps import Step
+from .pictures import picture_activations
+from .pooled import PooledRecorder
 
 Progress = Callable[[str, int, int], object]
 
@@ -32,6 +34,8 @@ class Recipe:
         progress: at which points of the way, in [0, 1]; the sampler's nearest calls are taken. None is all calls.
         batch_size: samples a batch.
         size: the pipeline's size options.
+        reads: what is recorded: None, what the model does while it makes a caption's pictures; or what it sees in these
+            pictures afterwards, with noise on them, under this prompt.
     """
 
     site: str = "mid"
@@ -40,6 +44,7 @@ class Recipe:
     progress: tuple[float, ...] | None = None
     batch_size: int = 8
     size: dict[str, Any] = field(default_factory=dict)
+    reads: str | None = None
 
     def planned(self, backend: Any) -> Recipe:
         """This recipe with the sampler's own calls for `progress`, found by one picture; site checked."""
@@ -59,37 +64,41 @@ class Recipe:
         `report` is called with (sample-steps done, of so many); an exception that it raises ends the run.
         """
         assert self.progress is not None
+        prompts, listed = [caption for caption in captions for _ in seeds], list(seeds) * len(captions)
+        if self.reads is not None:
+            return self._read(backend, prompts, seeds, report)
         recorder = PooledRecorder(self.progress)
-        prompts = [caption for caption in captions for _ in seeds]
-        self.run(backend, prompts, list(seeds) * len(captions), recorder, report)
+        self.run(backend, prompts, listed, recorder, report)
         pooled = torch.stack([recorder.take(row) for row in range(len(prompts))])
         return pooled.unflatten(0, (len(captions), len(seeds)))
 
+    def _read(self, backend: Any, prompts: list[str], seeds: Sequence[int], report: Any) -> Tensor:
+        """Make the pictures, then look at those of one seed under that seed's noise: [captions, seeds, S, C]."""
+        captions, progress = len(prompts) // len(seeds), self.progress or ()
+
+        def made(done: int, of: int) -> None:
+            if report is not None:
+                report(done, 2 * of)
+
+        pictures = self._sample(backend, prompts, list(seeds) * captions, {}, "pil", made)
+        options = {"progress": progress, "site": str(select_site(backend.sites, self.site)), "prompt": self.reads}
+        looks = []
+        for number, seed in enumerate(seeds):
+            if report is not None:
+                report(len(seeds) + number, 2 * len(seeds))
+            alike = pictures[number :: len(seeds)]
+            looks.append(picture_activations(backend, alike, seeds=[seed], batch_size=self.batch_size, **options)[:, 0])
+        return torch.stack(looks, 1)
+
     def run(self, backend: Any, prompts: list[str], seeds: list[int], tap: Any, report: Any = None) -> None:
         """Sample with a tap at the site, and no pictures at the end."""
-        site = select_site(backend.sites, self.site)
+        self._sample(backend, prompts, seeds, {select_site(backend.sites, self.site): tap}, "latent", report)
+
+    def _sample(
+        self, backend: Any, prompts: list[str], seeds: list[int], taps: Mapping[Any, Any], output: str, report: Any
+    ) -> Any:
         options = {"steps": self.steps, "guidance": self.guidance, "batch_size": self.batch_size, **self.size}
-        backend.sample(prompts, seeds, {site: tap}, output="latent", progress=report, **options)
-
-
-class PooledRecorder:
-    """A recorder that keeps means over places only: [S, C] a sample instead of [S, T, C].
-
-    Args:
-        progress: as `progress_targets` of `Recorder`, whose rules on calls hold here too.
-    """
-
-    def __init__(self, progress: Sequence[float]) -> None:
-        self._recorder = Recorder(progress)
-
-    def __call__(self, h: Tensor, step: Step) -> None:
-        """Keep the mean of `h` over places; see `Tap`."""
-        self._recorder(to_tokens(h).float().mean(1, keepdim=True), step)
-
-    def take(self, sample: int) -> Tensor:
-        """Hand out a sample's means [S, C] and forget them."""
-        tokens, _ = self._recorder.take(sample)
-        return tokens[:, 0]
+        return backend.sample(prompts, seeds, taps, output=output, progress=report, **options)
 
 
 class _Calls:

@@ -228,6 +228,16 @@ def test_pictures_are_described_by_what_sets_them_apart(index, sd15, clip, vae):
     assert DescribeDirection.execute(index, image=red, **wired).result[1] not in tables
 
 
+def test_with_a_vae_the_index_is_of_finished_pictures(build, index, clip, sd15, vae):
+    looks, _ = build(vae=vae)
+    assert looks.meta["recipe"]["reads"] == ""
+    assert index.meta["recipe"]["reads"] is None
+    backend = ComfyBackend(sd15.model, clip, "euler", "normal", vae)
+    sampling_options = {"steps": 3, "guidance": 1.0, "batch_size": 4, "width": 64, "height": 64, "output": "pil"}
+    dogs, cats = (backend.sample(each, range(10, 14), {}, **sampling_options) for each in ("a dog", "a cat"))
+    assert looks.describe(dogs, cats, 1, backend=backend, seeds=range(10, 14)).nearest[0][0] == "a dog"
+
+
 def test_what_a_picture_is_read_as_is_one_call_on_its_noised_latent(sd15, clip, vae):
     backend = ComfyBackend(sd15.model, clip, "euler", "normal", vae)
     picture = schema.to_pictures(torch.full((1, 64, 64, 3), 0.5))
