@@ -13,7 +13,15 @@ from ..core.findings import SAESize, train_on
 from ..core.sae import MatryoshkaSAE, describe_sae, load_sae, load_saelens, save_sae
 from . import devices, folders
 from .schema import ACTIVATIONS, SAE, io, progress, schema, ui, widget
-from .widgets import EXACT, any_checkpoint_widget, save_model_file, save_widgets, saved_output, seed_widget
+from .widgets import (
+    EXACT,
+    any_checkpoint_widget,
+    content_widget,
+    save_model_file,
+    save_widgets,
+    saved_output,
+    seed_widget,
+)
 
 KIND = "sae"
 LOADER = "use the model that it was made with, or turn on any_checkpoint in Load SAE"
@@ -154,24 +162,25 @@ class LoadSAE(io.ComfyNode):
                     "Only an autoencoder of SAELens has to be told.",
                 ),
                 any_checkpoint_widget("trained on", "What it says of them is less certain."),
+                content_widget(),
             ],
             outputs=[SAE.Output("SAE", display_name="sae", tooltip="The autoencoder.")],
         )
 
     @classmethod
-    def validate_inputs(cls, sae_name: str | None = None) -> bool | str:
+    def validate_inputs(cls, sae_name: str | None = None, content: str | None = "") -> bool | str:
         """Say what is missing."""
-        return folders.valid(folders.model_file, sae_name)
+        return folders.valid(folders.model_file, sae_name, content)
 
     @classmethod
-    def fingerprint_inputs(cls, sae_name: str, **_: Any) -> str:
+    def fingerprint_inputs(cls, sae_name: str, content: str = "", **_: Any) -> str:
         """Load again when the file has changed."""
-        return folders.fingerprint(sae_name)
+        return folders.fingerprint(sae_name, content)
 
     @classmethod
-    def execute(cls, sae_name: str, site: str, k: int, any_checkpoint: bool) -> io.NodeOutput:
+    def execute(cls, sae_name: str, site: str, k: int, any_checkpoint: bool, content: str = "") -> io.NodeOutput:
         """Load."""
-        path = folders.model_file(sae_name)
+        path = folders.model_file(sae_name, content)
         # Weights loaded in inference mode could never meet a gradient.
         with torch.inference_mode(False):
             sae = _load(path, k or None)

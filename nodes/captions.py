@@ -9,7 +9,7 @@ from . import folders
 from .caption_runs import caption_run, run_widget, run_widgets
 from .embeddings import lines_of
 from .schema import INDEX, io, schema, ui, widget
-from .widgets import any_checkpoint_widget, file_widget, save_model_file, save_widgets, saved_output
+from .widgets import any_checkpoint_widget, content_widget, file_widget, save_model_file, save_widgets, saved_output
 
 KIND = "captions"
 SEARCH = ["hapax", "caption", "direction", "h-space", "semantic"]
@@ -151,6 +151,7 @@ class LoadCaptionIndex(io.ComfyNode):
             inputs=[
                 file_widget(KIND, "index_name"),
                 any_checkpoint_widget("built with", "What it says of them is less certain."),
+                content_widget(),
             ],
             outputs=[
                 INDEX.Output("INDEX", display_name="index", tooltip="For Look Up Caption and Describe Direction."),
@@ -159,19 +160,19 @@ class LoadCaptionIndex(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, index_name: str | None = None) -> bool | str:
+    def validate_inputs(cls, index_name: str | None = None, content: str | None = "") -> bool | str:
         """Say what is missing."""
-        return folders.valid(folders.model_file, index_name)
+        return folders.valid(folders.model_file, index_name, content)
 
     @classmethod
-    def fingerprint_inputs(cls, index_name: str, **_: Any) -> str:
+    def fingerprint_inputs(cls, index_name: str, content: str = "", **_: Any) -> str:
         """Load again when the file has changed."""
-        return folders.fingerprint(index_name)
+        return folders.fingerprint(index_name, content)
 
     @classmethod
-    def execute(cls, index_name: str, any_checkpoint: bool) -> io.NodeOutput:
+    def execute(cls, index_name: str, any_checkpoint: bool, content: str = "") -> io.NodeOutput:
         """Load."""
-        index = CaptionIndex.load(folders.model_file(index_name))
+        index = CaptionIndex.load(folders.model_file(index_name, content))
         if any_checkpoint:
             index.meta.pop("model", None)
         return io.NodeOutput(index, summary(index))

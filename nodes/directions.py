@@ -16,7 +16,15 @@ from .comfy_taps import add_tap
 from .fitting import fitting_site
 from .schema import DIRECTION, FEATURES, io, schema, to_image
 from .steering import SEARCH, profile_of, profile_widget, scope_of, scope_widgets, strength_widget
-from .widgets import any_checkpoint_widget, feature_widget, file_widget, save_model_file, save_widgets, saved_output
+from .widgets import (
+    any_checkpoint_widget,
+    content_widget,
+    feature_widget,
+    file_widget,
+    save_model_file,
+    save_widgets,
+    saved_output,
+)
 
 KIND = "directions"
 _REMEDY = "use the model that it was made with, or turn on any_checkpoint in Load Direction"
@@ -89,6 +97,7 @@ class LoadDirection(io.ComfyNode):
             inputs=[
                 file_widget(KIND, "direction_name"),
                 any_checkpoint_widget("made with", "It may push less well there."),
+                content_widget(),
             ],
             outputs=[
                 DIRECTION.Output("DIRECTION", display_name="direction", tooltip="For Apply Direction."),
@@ -98,19 +107,19 @@ class LoadDirection(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, direction_name: str | None = None) -> bool | str:
+    def validate_inputs(cls, direction_name: str | None = None, content: str | None = "") -> bool | str:
         """Say what is missing."""
-        return folders.valid(folders.model_file, direction_name)
+        return folders.valid(folders.model_file, direction_name, content)
 
     @classmethod
-    def fingerprint_inputs(cls, direction_name: str, **_: Any) -> str:
+    def fingerprint_inputs(cls, direction_name: str, content: str = "", **_: Any) -> str:
         """Load again when the file has changed."""
-        return folders.fingerprint(direction_name)
+        return folders.fingerprint(direction_name, content)
 
     @classmethod
-    def execute(cls, direction_name: str, any_checkpoint: bool) -> io.NodeOutput:
+    def execute(cls, direction_name: str, any_checkpoint: bool, content: str = "") -> io.NodeOutput:
         """Load."""
-        direction = Direction.load(folders.model_file(direction_name))
+        direction = Direction.load(folders.model_file(direction_name, content))
         info = direction.describe()
         if any_checkpoint:
             direction.meta.pop("model", None)

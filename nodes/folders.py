@@ -13,6 +13,7 @@ from typing import Any
 import folder_paths
 
 from ..core.errors import HapaxError
+from .content import has_content
 
 FOLDER = "hapax"
 NOTHING = "(nothing here yet)"
@@ -33,42 +34,60 @@ def model_files(kind: str = "") -> list[str]:
     return names or [NOTHING]
 
 
-def model_file(name: str) -> Path:
+def model_file(name: str, content: str = "") -> Path:
     """The path of a file in `models/hapax` by the name that `model_files` gave.
+
+    Args:
+        name: the file's, with the folder in which others of its kind are.
+        content: its SHA-256; where the name stands for another file, or for none, any of that kind with it is taken.
 
     Raises:
         HapaxError: there is no such file there.
     """
     register()
-    path = None if name == NOTHING else folder_paths.get_full_path(FOLDER, name)
-    if path is None or Path(path).suffix != _EXTENSION:
+    named, kind = _full_path(name), name.replace("\\", "/").rpartition("/")[0].partition("/")[0]
+    # The file may have another name here: its content is what counts.
+    others = [path for path in map(_full_path, model_files(kind)) if path] if content.strip() else []
+    for path in [*([named] if named else []), *others]:
+        if has_content(path, content):
+            return path
+    if named:
         raise HapaxError(
-            f"There is no file {name!r} in ComfyUI's models/{FOLDER}; put a .safetensors file there "
-            "(or save one from Hapax), press R to refresh, and choose it."
+            f"The file {name!r} in ComfyUI's models/{FOLDER} is another than this workflow was made with (SHA-256 "
+            f"{content.strip()[:12]}...); put that one into models/{FOLDER}/{kind}, under any name, or empty `content` "
+            "to take what is there."
         )
-    return Path(path)
+    raise HapaxError(
+        f"There is no file {name!r} in ComfyUI's models/{FOLDER}; put a .safetensors file there "
+        "(or save one from Hapax), press R to refresh, and choose it."
+    )
 
 
-def valid(find: Callable[[str], object], name: str | None) -> bool | str:
+def _full_path(name: str) -> Path | None:
+    path = None if name == NOTHING else folder_paths.get_full_path(FOLDER, name)
+    return None if path is None or Path(path).suffix != _EXTENSION else Path(path)
+
+
+def valid(find: Callable[..., object], name: str | None, content: str | None = "") -> bool | str:
     """What a node's `validate_inputs` says of a name that `find` looks up: True, or the sentence that `find` raises.
 
     A node that asks this is red before anything runs, and names what to do, where ComfyUI would list what there is.
-    None is a name that comes over a wire and isn't known yet.
+    None is what comes over a wire and isn't known yet.
     """
     try:
-        return name is None or bool(find(name))
+        return name is None or content is None or bool(find(name, content) if content else find(name))
     except HapaxError as error:
         return str(error)
 
 
-def fingerprint(name: str) -> str:
-    """Say which version of a file in `models/hapax` a name stands for: its time and size; empty where there is none."""
-    register()
-    path = folder_paths.get_full_path(FOLDER, name)
-    if path is None:
+def fingerprint(name: str, content: str = "") -> str:
+    """Say which version of which file `model_file` finds: its path, time and size; empty where there is none."""
+    try:
+        path = model_file(name, content)
+    except HapaxError:
         return ""
-    state = os.stat(path)
-    return f"{state.st_mtime_ns} {state.st_size}"
+    state = path.stat()
+    return f"{path} {state.st_mtime_ns} {state.st_size}"
 
 
 def name_of(path: Path) -> str:

@@ -19,7 +19,7 @@ from .fitting import fitting_site
 from .schema import GUIDANCE, io, schema, widget
 from .steering import scope_of, scope_widgets
 from .training_set import SEARCH
-from .widgets import save_model_file, save_widgets
+from .widgets import any_checkpoint_widget, content_widget, file_widget, save_model_file, save_widgets
 
 KIND = "guidance"
 _REMEDY = "use the model that it was made with, or turn on any_checkpoint in Load InvDiff Guidance"
@@ -69,19 +69,9 @@ class LoadInvDiffGuidance(io.ComfyNode):
             "command hapax invdiff train.",
             search_aliases=SEARCH,
             inputs=[
-                widget(
-                    io.Combo,
-                    "guidance_name",
-                    options=folders.model_files(KIND),
-                    tooltip="A file in models/hapax/guidance; press R to see new ones.",
-                ),
-                widget(
-                    io.Boolean,
-                    "any_checkpoint",
-                    default=False,
-                    tooltip="Allow it on other checkpoints of the same family than the one it was trained on, such as "
-                    "a fine-tune. It may balance less well there.",
-                ),
+                file_widget(KIND, "guidance_name"),
+                any_checkpoint_widget("trained on", "It may balance less well there."),
+                content_widget(),
             ],
             outputs=[
                 GUIDANCE.Output("GUIDANCE", display_name="guidance", tooltip="For Apply InvDiff Guidance."),
@@ -90,16 +80,21 @@ class LoadInvDiffGuidance(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, guidance_name: str, **_: Any) -> str:
-        """Load again when the file has changed."""
-        return folders.fingerprint(guidance_name)
+    def validate_inputs(cls, guidance_name: str | None = None, content: str | None = "") -> bool | str:
+        """Say what is missing."""
+        return folders.valid(folders.model_file, guidance_name, content)
 
     @classmethod
-    def execute(cls, guidance_name: str, any_checkpoint: bool) -> io.NodeOutput:
+    def fingerprint_inputs(cls, guidance_name: str, content: str = "", **_: Any) -> str:
+        """Load again when the file has changed."""
+        return folders.fingerprint(guidance_name, content)
+
+    @classmethod
+    def execute(cls, guidance_name: str, any_checkpoint: bool, content: str = "") -> io.NodeOutput:
         """Load."""
         # Weights loaded in inference mode could never meet a gradient.
         with torch.inference_mode(False):
-            module = load_guidance(folders.model_file(guidance_name))
+            module = load_guidance(folders.model_file(guidance_name, content))
         info = describe_guidance(module)
         if any_checkpoint:
             module.meta.pop("model", None)

@@ -23,10 +23,11 @@ from ..core.compare import compare
 from ..core.directions import CaptionIndex
 from ..core.directions.suggest import suggest
 from ..core.errors import HapaxError
-from ..core.library import EDGES, FEATURES, Library, NotThere, content_hash
+from ..core.library import EDGES, FEATURES, Library, NotThere
 from ..core.own_names import save_name
 from ..core.reproduce import reproduce
 from . import folders
+from .content import content_of
 
 MOST_BODY, MOST_ZIP = 4096, 1024**3
 _CHUNK = 1 << 20
@@ -51,6 +52,7 @@ class Routes:
         routes.get("/hapax/audits/{audit}/zip")(_told(self.zip))
         routes.get("/hapax/audits/{audit}/{version}/pictures/{number}")(_told(self.picture))
         routes.get("/hapax/captions")(_told(self.captions))
+        routes.get("/hapax/content")(_told(self.content))
         routes.get("/hapax/compare")(_told(self.compare))
         routes.post("/hapax/audits/{audit}/label")(_told(_same_origin(self.label)))
         routes.post("/hapax/import")(_told(_same_origin(self.imported)))
@@ -68,7 +70,7 @@ class Routes:
         hit = await asyncio.to_thread(self.library.find, request.match_info["audit"])
         if not (hit.folder / FEATURES).is_file():
             raise NotThere(f"{hit.name} has no {FEATURES}; so its features can be looked at but not loaded.")
-        digest = await asyncio.to_thread(content_hash, hit.folder / FEATURES)
+        digest = await asyncio.to_thread(content_of, hit.folder / FEATURES)
         return _json({"audit": hit.name, "content": digest})
 
     async def seed(self, request: web.Request) -> web.StreamResponse:
@@ -94,6 +96,11 @@ class Routes:
             return suggest(_texts(path, path.stat().st_mtime_ns), typed[:200])
 
         return _json(await asyncio.to_thread(found))
+
+    async def content(self, request: web.Request) -> web.StreamResponse:
+        """The hash of a file in models/hapax, by which a workflow knows it."""
+        name = request.query.get("name", "")
+        return _json({"content": await asyncio.to_thread(lambda: content_of(folders.model_file(name)))})
 
     async def compare(self, request: web.Request) -> web.StreamResponse:
         """What changed between two audits."""

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 
 from ..core.errors import HapaxError
 from ..core.feature_file import load_features
-from ..core.library import FEATURES, content_hash
+from ..core.library import FEATURES
 from . import folders
+from .content import has_content
 from .listing import feature_ui
 from .schema import FEATURES as FEATURES_WIRE
 from .schema import io, schema, widget
-
-
-@lru_cache(maxsize=512)
-def _hash(path: Path, changed: int, size: int) -> str:
-    return content_hash(path)
-
-
-def _same(folder: Path, content: str) -> bool:
-    """Whether the features in a folder are those of a hash; an empty one stands for any."""
-    state = (folder / FEATURES).stat()
-    return not content or _hash(folder / FEATURES, state.st_mtime_ns, state.st_size) == content
 
 
 def find(audit: str, content: str) -> Path:
@@ -31,13 +20,13 @@ def find(audit: str, content: str) -> Path:
     Raises:
         HapaxError: there is none; the sentence says what to put where.
     """
-    content = content.strip().lower()
+    content = content.strip()
     names = [name for name in folders.output_folders(FEATURES) if name != folders.NOTHING]
     named = [audit] if audit in names else []
     # An imported audit may have another name here: its content is what counts.
     for name in [*named, *(names if content else [])]:
         folder = folders.existing_output_folder(name)
-        if _same(folder, content):
+        if has_content(folder / FEATURES, content):
             return folder
     if named:
         raise HapaxError(

@@ -39,6 +39,19 @@ def file_widget(kind: str, name: str) -> Any:
     )
 
 
+def content_widget() -> Any:
+    """The hash of the file that a `file_widget` means; `folders.model_file` takes both."""
+    return widget(
+        io.String,
+        "content",
+        default="",
+        optional=True,
+        advanced=True,
+        tooltip="The SHA-256 of the file that is meant, filled in when a file is chosen. It is found by it under any "
+        "name, and another of the same name is refused. Empty takes what is there.",
+    )
+
+
 def any_checkpoint_widget(made: str, risk: str) -> Any:
     """Whether a loaded thing, `made` with or on a checkpoint, may be used with others, at a `risk`."""
     return widget(

@@ -110,3 +110,35 @@ def clean(page: object) -> object:
     page.evaluate("app.graph.clear()")
     page.errors.clear()
     return page
+
+
+@pytest.fixture(scope="session")
+def tab_page() -> ModuleType:
+    """How the tab is used: tab_page.py."""
+    return _sibling("tab_page")
+
+
+@pytest.fixture(scope="session")
+def made(server: object, sibling: object) -> Path:
+    """The server's output folder with audits in it."""
+    audits, base = sibling("made_audits"), server.base / "output" / "hapax"
+    audits.many(base / "many", 5000)
+    audits.hostile(base / "hostile")
+    audits.tuned(base / "faces tuned")
+    audits.faces(base / "faces")
+    audits.cooks(base / "cooks")
+    return base
+
+
+@pytest.fixture
+def tab(clean: object, made: Path) -> Iterator[object]:
+    """The page with the list of audits open."""
+    if clean.locator("section.hapax").count():
+        clean.keyboard.press("Escape")
+        clean.click(".hapax-tab-button")
+    clean.evaluate("async () => (await import('/extensions/hapax/js/tab.js')).forget()")
+    clean.click(".hapax-tab-button")
+    clean.wait_for_selector(".hapax-audit")
+    yield clean
+    clean.evaluate("document.querySelectorAll('dialog[open]').forEach((each) => each.close())")
+    assert clean.errors == []

@@ -79,7 +79,7 @@ function loader(found, at) {
 }
 
 /** Point a Load Features node at features, also at those that came after the page was loaded. */
-export function setContent(node, { audit, content }) {
+function setContent(node, { audit, content }) {
   const choice = node.widgets.find((widget) => widget.name === "audit");
   const values = choice.options?.values;
   if (Array.isArray(values) && !values.includes(audit)) choice.options.values = [...values, audit];

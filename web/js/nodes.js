@@ -1,12 +1,11 @@
 // What Hapax's nodes show inside of ComfyUI: a picker of features, a slider, tables.
 
 import { app } from "../../../scripts/app.js";
-import { setContent } from "./amplify.js";
 import { captions } from "./captions.js";
 import { later } from "./dom.js";
-import { widgetValue } from "./graph.js";
+import { setWidget, widgetValue } from "./graph.js";
 import { picker } from "./picker.js";
-import { featuresOf, listAudits } from "./server.js";
+import { contentOf, featuresOf, listAudits } from "./server.js";
 import { strength } from "./strength.js";
 import { style } from "./style.js";
 import { table } from "./table.js";
@@ -18,6 +17,14 @@ const PICKED = {
   HapaxFeatureToDirection: false,
   HapaxShowFeature: false,
 };
+// Nodes that load a file which the workflow knows by its content, and the widget with its name.
+const NAMED = {
+  HapaxLoadFeatures: "audit",
+  HapaxLoadSAE: "sae_name",
+  HapaxLoadDirection: "direction_name",
+  HapaxLoadCaptionIndex: "index_name",
+  HapaxLoadInvDiffGuidance: "guidance_name",
+};
 const PUSHED = ["HapaxAmplifyFeature", "HapaxAmplifyFeaturesAdvanced", "HapaxApplyDirection"];
 
 app.registerExtension({
@@ -25,7 +32,7 @@ app.registerExtension({
   nodeCreated(node) {
     const type = node.comfyClass ?? "";
     if (!type.startsWith("Hapax")) return;
-    if (type === "HapaxLoadFeatures") fillContent(node);
+    if (type in NAMED) fillContent(node, NAMED[type]);
     const parts = [];
     if (type in PICKED) parts.push(put(node, "hapax_picture", picker(node, PICKED[type]), 48, 48));
     if (PUSHED.includes(type)) parts.push(put(node, "hapax_strength", strength(node), 40, 40));
@@ -87,18 +94,37 @@ function after(owner, method, action) {
   };
 }
 
-/** Choosing an audit by hand takes its content along, so that the workflow means these features everywhere. */
-function fillContent(node) {
-  const choice = node.widgets.find((widget) => widget.name === "audit");
-  after(choice, "callback", async (name) => {
-    const before = widgetValue(node, "content");
-    const row = (await listAudits()).find((audit) => audit.name === name);
-    const found = row && (await featuresOf(row.id).catch(() => null));
-    // A workflow that is being loaded calls this too, and then brings the content that it means.
-    const asked = widgetValue(node, "audit") === name && widgetValue(node, "content") === before;
-    if (found && asked) setContent(node, found);
-    knowMore();
+/**
+ * Choosing a file by hand takes its content along, so that the workflow means this very file everywhere; so does a new
+ * node with the file that it begins with. A workflow that is being loaded brings the content that it means.
+ */
+function fillContent(node, name) {
+  const choice = node.widgets.find((widget) => widget.name === name);
+  const ask = name === "audit" ? contentOfAudit : contentOf;
+  let loaded = false;
+  after(node, "onConfigure", () => (loaded = true));
+  // Newer frontends keep the widgets' values by the nodes' numbers, also of nodes that are long gone.
+  let fresh = true;
+  after(node, "onAdded", () => {
+    if (fresh && !loaded) setWidget(node, "content", "");
+    fresh = false;
   });
+  const fill = async (value, wanted) => {
+    const before = widgetValue(node, "content");
+    const found = await ask(value).catch(() => null);
+    if (found && wanted() && choice.value === value && widgetValue(node, "content") === before) {
+      setWidget(node, "content", found);
+    }
+    knowMore();
+  };
+  after(choice, "callback", (value) => fill(value, () => true));
+  // Whatever loads the node into a graph configures it right after making it.
+  setTimeout(() => loaded || widgetValue(node, "content") || fill(choice.value, () => !loaded), 0);
+}
+
+async function contentOfAudit(name) {
+  const row = (await listAudits()).find((audit) => audit.name === name);
+  return row && (await featuresOf(row.id)).content;
 }
 
 /** What a run leaves for the browser: tables, and the features that pickers further on choose from. */

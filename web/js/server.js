@@ -32,6 +32,9 @@ export const promptOf = (id, seed) => ask(`audits/${part(id)}/seeds/${part(seed)
 /** Captions of an index in models/hapax that are meant by what is typed. */
 export const captionsOf = (index, typed) => ask(`captions?index=${part(index)}&typed=${part(typed)}`);
 
+/** The hash of a file in models/hapax. */
+export const contentOf = async (name) => (await ask(`content?name=${part(name)}`)).content;
+
 /** What changed between two audits. */
 export const compareAudits = (before, after) => ask(`compare?before=${part(before)}&after=${part(after)}`);
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import re
 
@@ -12,7 +13,7 @@ import torch
 from comfy_extras.nodes_freelunch import FreeU_V2
 from hapax.core.errors import HapaxError
 from hapax.core.steering import AddDirection, Scope
-from hapax.nodes import autoencoder, captions, directions, folders, recording, scoring
+from hapax.nodes import autoencoder, captions, directions, folders, guidance, recording, scoring
 from hapax.nodes.comfy_taps import add_tap
 from hapax.nodes.extension import HapaxExtension
 from hapax.nodes.fingerprint import conditioning_fingerprint, model_fingerprint, patches_fingerprint
@@ -62,6 +63,27 @@ def test_a_changed_file_is_another(models):
     (models / "plain.safetensors").write_bytes(b"longer")
     assert folders.fingerprint("plain.safetensors") != before
     assert folders.fingerprint("missing.safetensors") == ""
+
+
+def test_a_file_is_found_by_its_content_under_any_name(models):
+    names = {name: f"sae/{name}.safetensors".replace("/", os.sep) for name in ("mine", "renamed", "gone")}
+    for name in ("mine", "renamed"):
+        (models / names[name]).write_bytes(name.encode())
+    (models / "renamed.safetensors").write_bytes(b"of another kind")
+    content = hashlib.sha256(b"renamed").hexdigest()
+    for name in ("gone", "mine"):
+        assert folders.model_file(names[name], content.upper()) == models / names["renamed"]
+        assert autoencoder.LoadSAE.validate_inputs(names[name], content) is True
+    assert folders.fingerprint(names["mine"], content) == folders.fingerprint(names["renamed"])
+    assert folders.model_file(names["mine"]) == models / names["mine"]
+    other = hashlib.sha256(b"of another kind").hexdigest()
+    with pytest.raises(HapaxError, match=r"is another than this workflow was made with \(SHA-256 .{12}\.\.\.\); put"):
+        folders.model_file(names["mine"], other)
+    with pytest.raises(HapaxError, match=r"There is no file .sae.gone"):
+        folders.model_file(names["gone"], other)
+    # The file's new content counts at once.
+    (models / names["mine"]).write_bytes(b"now as long as another")
+    assert autoencoder.LoadSAE.validate_inputs(names["mine"], hashlib.sha256(b"mine").hexdigest()) is not True
 
 
 def test_a_loaded_lora_is_told_apart_from_the_checkpoint(sd15, tiny_models):
@@ -186,7 +208,7 @@ def test_every_node_is_found_by_other_words_where_comfyui_can(schemas, comfyui_v
 
 
 def finders():
-    nodes = [autoencoder.LoadSAE, captions.LoadCaptionIndex, directions.LoadDirection]
+    nodes = [autoencoder.LoadSAE, captions.LoadCaptionIndex, directions.LoadDirection, guidance.LoadInvDiffGuidance]
     return [*nodes, recording.LoadActivations, scoring.LoadCLIPScorer]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
+import os
 
 import pytest
 import torch
@@ -152,6 +154,18 @@ def test_where_the_features_are(ask, base):
     assert where == {"audit": "first", "content": content_hash(base / "first" / FEATURES)}
     (base / "first" / FEATURES).unlink()
     assert told(ask("GET", "/hapax/audits/{0}/features"))[0] == 404
+
+
+def test_the_content_of_a_file_in_models(ask, base_directory):
+    folder = base_directory / "models" / "hapax" / "sae"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "known.safetensors").write_bytes(b"known")
+    status, answer = told(ask("GET", f"/hapax/content?name=sae{os.sep}known.safetensors"))
+    assert (status, answer) == (200, {"content": hashlib.sha256(b"known").hexdigest()})
+    for name in ("", "../../secret.safetensors", "sae/missing.safetensors"):
+        status, answer = told(ask("GET", f"/hapax/content?name={name}"))
+        assert status == 400
+        assert "There is no file" in answer["error"]
 
 
 def test_a_label_is_saved_and_stays_after_a_restart(ask):
