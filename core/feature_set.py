@@ -14,7 +14,6 @@ from .direction import Direction
 from .errors import HapaxError
 from .feature_table import FeatureTable
 from .findings import Found
-from .look import share
 from .pattern import AddPattern, Pattern
 from .sae import TrainedSAE
 from .steering import Scope, SteerFeatures
@@ -33,7 +32,7 @@ class Feature:
         number: its place in the list, from 1.
         latents: of the SAE; the first was scored, the others say the same.
         row: the scored latent's numbers, as in `FeatureTable`.
-        prevalence: in how many of the pictures it shows, as `look.share` has it.
+        prevalence: in how many of the pictures it shows, as `Found.prevalence` has it.
         labels: names with scores, best first; empty when none fits.
         pattern: what the latents are where it shows and where not: what amplifying goes towards.
         seeds, activations: of its exemplars, strongest first, K of them.
@@ -260,7 +259,7 @@ def _feature(
         number=index + 1,
         latents=tuple(group),
         row=row,
-        prevalence=share(seen.shown),
+        prevalence=found.prevalence(index),
         labels=found.labels[index],
         pattern=Pattern.of(sae, tokens, seen.shown, store.steps.tolist(), grid),
         seeds=[seeds[i] for i in places],

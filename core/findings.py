@@ -16,6 +16,7 @@ from .exemplars import exemplars
 from .feature_stats import FeatureStats
 from .firing import firing
 from .grouping import group_latents
+from .kinds import room
 from .labels import FeatureCentroid, Labeller
 from .listing import list_looks
 from .look import Seen, share
@@ -88,6 +89,7 @@ class Found:
         groups: latents that say the same, best first; the first of each is listed.
         leads: per group, its latents that stand for the feature: the first, or several that share it between them.
         looks: per group, what its pictures have in common, and which pictures those are.
+        rooms: per group, the share of the other pictures among whose kinds its look is seen; see `kinds.room`.
         labels: names per group, best first; empty when none fits.
         profiles: per group, by how much which latents differ where the feature shows: the unit of strength.
     """
@@ -99,6 +101,7 @@ class Found:
     groups: list[list[int]]
     leads: list[list[int]]
     looks: list[Seen]
+    rooms: list[float]
     labels: list[list[tuple[str, float]]]
     profiles: list[Profile]
 
@@ -110,11 +113,14 @@ class Found:
         """In how many pictures a listed feature shows, with an interval.
 
         Counting errs beyond what chance in sampling does. Its second reading is on how many its latents fire; the
-        interval spans the 95 % Wilson intervals of both, so that it is wide where they disagree.
+        interval spans the 95 % Wilson intervals of both, so that it is wide where they disagree. And where the look
+        is seen among a rare kind of pictures only, what it stands for may also show among the others, unrecognised:
+        the upper end is that rate among the look's own kinds.
         """
         shown = share(self.looks[number].shown)
         fires = share(self.activations(number) > 0)
-        return shown | {"low": min(shown["low"], fires["low"]), "high": max(shown["high"], fires["high"])}
+        high = min(1.0, max(shown["high"], fires["high"]) / self.rooms[number])
+        return shown | {"low": min(shown["low"], fires["low"]), "high": high}
 
     def exemplars(self, number: int, k: int = 10) -> Tensor:
         """The pictures that look most like a listed feature and on which it fires, strongest first: [<= k] of N."""
@@ -194,6 +200,7 @@ def find_features(
         groups=[entry.group for entry in kept],
         leads=[entry.leads for entry in kept],
         looks=[entry.seen for entry in kept],
+        rooms=[room(embeddings, entry.seen.shown) for entry in kept],
         labels=[namer.label(centroid) for centroid in centroids],
         profiles=profiles,
     )

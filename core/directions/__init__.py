@@ -4,6 +4,7 @@ Decoding Diffusion (arXiv 2410.21314) and SCALEX (arXiv 2511.13750) link prompts
 equations could not be read, so what is here is our own specification of the idea.
 """
 
+from ..clusters import cluster
 from ..direction import Direction
 from .bank import GENERAL_BANK, behind, check_captions, read_bank
 from .combine import combine
@@ -11,7 +12,7 @@ from .compass import Lean, Reading, compare
 from .dial import Dial, record_dial
 from .index import ALPHA, CaptionIndex, Naming
 from .labels import CaptionLabeller
-from .maps import cluster, flat_map
+from .maps import flat_map
 from .pictures import picture_activations
 from .pooled import PooledRecorder
 from .recording import Recipe
