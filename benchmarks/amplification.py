@@ -240,7 +240,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     lab_options(parser)
     parser.add_argument("--seeds", type=int, default=200, help="fresh pictures per feature and arm")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS), help="none: only --suppress")
     parser.add_argument("--suppress", action="store_true", help="also turn majority features down")
     parser.add_argument("--json", type=Path, help="write all outcomes here")
     parser.add_argument("--trust", action="store_true", help="write the share of features that hold for reports")
