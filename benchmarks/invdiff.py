@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=1000, help="held-out pictures per concept")
     parser.add_argument("--steps", type=int, default=1500, help="training steps of our arms")
     parser.add_argument("--official-steps", type=int, default=6000, help="of the official recipe")
-    parser.add_argument("--groups", type=int, default=32)
+    parser.add_argument("--groups", type=int, default=48)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--end", type=float, default=1.0, help="end of the guidance's window")

@@ -14,9 +14,11 @@ STARTING = "Cannot read properties of undefined (reading 'id')"
 def search_and_add(page, words, at):
     """Add a node as a person does: double-click, type, Enter."""
     field = page.locator("input[role=combobox][placeholder]:visible").last
-    for _ in range(10):
-        # On a busy machine the two clicks may come too far apart to count as one double-click.
-        page.mouse.dblclick(*at)
+    for attempt in range(10):
+        # On a busy machine the two clicks may come too far apart to count as one double-click, or a node that still
+        # hung on the cursor may lie there now.
+        place = at[0] + 60 * attempt, 150 + (at[1] - 150 + 90 * attempt) % 750
+        page.mouse.dblclick(*place)
         page.wait_for_timeout(1500)
         if field.is_visible():
             break
@@ -26,7 +28,7 @@ def search_and_add(page, words, at):
     page.keyboard.press("Enter")
     page.wait_for_timeout(500)
     # Newer frontends hang the node on the cursor until a click puts it down.
-    page.mouse.click(*at)
+    page.mouse.click(*place)
     page.wait_for_timeout(500)
 
 
