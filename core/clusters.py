@@ -22,7 +22,7 @@ def cluster(offsets: Tensor, count: int, *, seed: int = 0) -> Tensor:
         HapaxError: a count outside 2 to M.
     """
     if not 2 <= count <= len(offsets):
-        raise HapaxError(f"{count} clusters of {len(offsets)} captions can't be made; give 2 to {len(offsets)}.")
+        raise HapaxError(f"{count} clusters of {len(offsets)} directions can't be made; give 2 to {len(offsets)}.")
     u = unit_rows(offsets)
     generator = torch.Generator().manual_seed(seed)
     runs = [_k_means(u, count, generator) for _ in range(_STARTS)]

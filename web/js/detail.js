@@ -14,7 +14,8 @@ import { interval, percent, t } from "./words.js";
 /**
  * @param {object} audit
  * @param {object} feature
- * @param {object} given host: where to put it; shot: which exemplar to begin with; changed(): a label was saved; amplify(feature)
+ * @param {object} given host: where to put it; shot: which exemplar to begin with; changed(): a label was saved;
+ *   amplify(feature)
  */
 export function details(audit, feature, { host, shot = 0, changed, amplify }) {
   const large = h("div", { class: "hapax-pair" });

@@ -3,7 +3,8 @@
 import { h } from "./dom.js";
 
 // ComfyUI listens for these around nodes: keys are shortcuts, presses drag, the wheel zooms.
-const KEPT = ["keydown", "pointerdown", "pointermove", "pointerup", "mousedown", "mouseup", "dblclick", "wheel", "contextmenu"];
+const POINTER = ["pointerdown", "pointermove", "pointerup", "mousedown", "mouseup", "dblclick", "wheel", "contextmenu"];
+const KEPT = ["keydown", ...POINTER];
 
 /**
  * Open a dialog; it is gone from the page when it closes.
