@@ -18,7 +18,7 @@ def wall(view: View) -> Html:
         "section",
         el("h2", "The features"),
         _left_out(view),
-        _tools(view),
+        _tools(),
         [_group(group, view) for group in view.groups],
         id="features",
     )
@@ -36,34 +36,12 @@ def _left_out(view: View) -> Html | None:
     )
 
 
-def _tools(view: View) -> Html:
-    """The heatmap switch works by style alone; the rest needs the script, and is hidden without it."""
-    prompts = [el("option", group.title, value=group.number) for group in view.groups]
-    orders = [
-        el("option", said, value=value)
-        for value, said in (
-            ("rank", "rank"),
-            ("rare", "rarest first"),
-            ("distinct", "most distinct first"),
-            ("name", "name"),
-        )
-    ]
+def _tools() -> Html:
+    """The heatmap switch works by style alone; the script puts the viewer's filters beside it."""
     return el(
         "div",
         el("label", el("input", type="checkbox", id="heatmaps"), "Show all heatmaps", class_="check"),
-        el(
-            "div",
-            el("label", el("input", type="checkbox", id="only"), "Findings only", class_="check"),
-            el(
-                "label",
-                el("span", "Prompt"),
-                el("select", el("option", "all", value=""), prompts, id="which"),
-            ),
-            el("label", el("span", "Sort by"), el("select", orders, id="order")),
-            el("label", el("span", "Find"), el("input", type="search", id="find", placeholder="a word")),
-            el("output", "", id="tally", role="status"),
-            class_="js-only",
-        ),
+        el("div", "", class_="js-only hapax", id="filters"),
         class_="tools",
     )
 
@@ -110,7 +88,6 @@ def _samples(group: Group, pictures: Pictures) -> Html | None:
 def card(item: Item, pictures: Pictures) -> Html:
     """One feature."""
     feature = item.feature
-    label_words = [item.name, item.prompt["prompt"], *(word for word, _ in feature.get("labels", []))]
     return el(
         "article",
         strip(item, pictures),
@@ -122,10 +99,6 @@ def card(item: Item, pictures: Pictures) -> Html:
         class_="feature finding" if feature["finding"] else "feature",
         id=f"feature-{feature['id']}",
         data_rank=item.rank,
-        data_rare=feature["frequency"],
-        data_distinct=feature["distinctiveness"],
-        data_name=item.name,
-        data_words=" ".join(label_words).lower(),
     )
 
 

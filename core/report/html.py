@@ -15,12 +15,14 @@ from .captions import captions
 from .cards import wall
 from .changes import changes
 from .markup import Html, data_island, el, join
+from .modules import joined
 from .pictures import Pictures
 from .schema import validate
 from .view import EXEMPLARS, View, choose, picture_slots
 
 MAX_FEATURES = 200
 _HERE = Path(__file__).parent
+_VIEWER = _HERE.parents[1] / "web/js/viewer"
 
 
 def write_report(audit: dict[str, Any], folder: str | Path) -> Path:
@@ -51,7 +53,8 @@ def write_report(audit: dict[str, Any], folder: str | Path) -> Path:
 
 
 def _page(view: View) -> str:
-    style, script = _asset("report.css"), _asset("report.js")
+    style = _asset("report.css") + (_VIEWER / "viewer.css").read_text("utf-8")
+    script = joined(_HERE / "report.js")
     body = _body(view)
     parts = {
         "policy": el("meta", http_equiv="Content-Security-Policy", content=_policy(style, script)),

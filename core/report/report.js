@@ -1,141 +1,135 @@
-// Filter, sort, enlarge, copy. The page says everything without this file.
-"use strict";
-(() => {
-  const $ = (selector, root = document) => root.querySelector(selector);
-  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
-  document.documentElement.classList.add("js");
+// Filter, sort, enlarge, copy: the viewer of the browser side over cards that are there without it.
 
-  const prompts = all(".prompt");
-  const cards = all(".feature");
-  const orders = {
-    rank: (a, b) => a.rank - b.rank,
-    rare: (a, b) => a.rare - b.rare,
-    distinct: (a, b) => b.distinct - a.distinct,
-    name: (a, b) => a.name.localeCompare(b.name),
-  };
+import { details } from "../../web/js/viewer/detail.js";
+import { button, download, h } from "../../web/js/viewer/dom.js";
+import { tools } from "../../web/js/viewer/tools.js";
 
-  function filter() {
-    const wanted = $("#find").value.trim().toLowerCase().split(/\s+/);
-    const which = $("#which").value;
-    const only = $("#only").checked;
-    for (const card of cards) {
-      const prompt = card.closest(".prompt");
-      const hit = wanted.every((word) => card.dataset.words.includes(word));
-      const here = !which || prompt.dataset.prompt === which;
-      card.hidden = !(hit && here && (!only || card.classList.contains("finding")));
-    }
-    const filtered = which || only || wanted[0];
-    for (const prompt of prompts) {
-      prompt.hidden = Boolean(filtered) && !$(".feature:not([hidden])", prompt);
-    }
-    const left = cards.filter((card) => !card.hidden).length;
-    $("#tally").textContent = filtered ? `${left} of ${cards.length} shown` : "";
-  }
+const $ = (selector, root = document) => root.querySelector(selector);
+const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+document.documentElement.classList.add("js");
 
-  // Scores are normalised within a prompt, so each prompt is sorted by itself.
-  function sort() {
-    const order = orders[$("#order").value];
-    for (const wall of all(".cards")) {
-      wall.append(...all(".feature", wall).sort((a, b) => order(a.dataset, b.dataset)));
-    }
-  }
+/** The element that holds the data of a drawn picture. */
+const stored = (drawn) => document.getElementById($("use", drawn).getAttribute("href").slice(1));
 
-  // A link to a card that the filter hides would lead nowhere.
-  function reveal() {
-    const card = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
-    if (!card || !card.closest("[hidden]")) return;
-    $("#find").value = $("#which").value = "";
-    $("#only").checked = false;
-    filter();
-    card.scrollIntoView();
-  }
+function link(image) {
+  const { file } = image.dataset;
+  return h("a", { href: file }, decodeURIComponent(file));
+}
 
-  const dialog = document.createElement("dialog");
-  dialog.setAttribute("aria-label", "One picture, large");
-  const large = dialog.appendChild(document.createElement("div"));
-  large.className = "large";
-  const bar = dialog.appendChild(document.createElement("div"));
-  bar.className = "bar";
-  const caption = bar.appendChild(document.createElement("p"));
-  let shots = [];
-  let place = 0;
+const cards = new Map();
+const prompts = all(".prompt");
 
-  function button(said, action) {
-    const made = bar.appendChild(document.createElement("button"));
-    made.type = "button";
-    made.textContent = said;
-    made.addEventListener("click", action);
-    return made;
-  }
-
-  function picture(svg) {
-    const stored = $($("use", svg).getAttribute("href"));
-    const image = document.createElement("img");
-    image.src = stored.getAttribute("href");
-    image.className = svg.classList.contains("px") ? "px" : "";
-    image.alt = $("title", svg)?.textContent ?? "The same with its heatmap";
-    return image;
-  }
-
-  function show(step) {
-    place = (place + step + shots.length) % shots.length;
-    const pictures = all(".pic", shots[place]);
-    large.replaceChildren(...pictures.map(picture));
-    const file = $($("use", pictures[0]).getAttribute("href")).dataset.file;
-    const link = document.createElement("a");
-    link.href = file;
-    link.textContent = decodeURIComponent(file);
-    caption.replaceChildren($("title", pictures[0]).textContent, document.createElement("br"), link);
-  }
-
-  function enlarge(shot) {
-    shots = all(".shot", shot.closest(".strip, .pairs, .samples"));
-    place = shots.indexOf(shot);
-    show(0);
-    dialog.showModal();
-  }
-
-  button("Previous", () => show(-1));
-  button("Next", () => show(1));
-  button("Close", () => dialog.close()).autofocus = true;
-  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-  dialog.addEventListener("keydown", (event) => {
-    if (event.key === "ArrowLeft") show(-1);
-    if (event.key === "ArrowRight") show(1);
+/** A feature as the viewer takes it, its pictures in place of their paths. */
+function read(feature, prompt) {
+  const card = document.getElementById(`feature-${feature.id}`);
+  const shots = all(".shot", card).map((shot, place) => {
+    const [image, heat] = all(".pic", shot).map(stored);
+    const { seed, activation } = feature.exemplars[place];
+    return [seed, activation, image, heat ?? null];
   });
-  document.body.append(dialog);
-  document.addEventListener("click", (event) => {
-    const shot = event.target.closest(".strip .shot, .pairs .shot, .samples .shot");
-    if (shot) enlarge(shot);
-  });
-  for (const strip of all(".strip, .pairs")) {
-    strip.addEventListener("keydown", (event) => {
-      if (event.key !== "Enter") return;
-      // Else the same key press would go on to the button that gets the focus, and close again.
-      event.preventDefault();
-      enlarge($(".shot", strip));
-    });
+  const made = { ...feature, prompt, rank: Number(card.dataset.rank), exemplars: shots };
+  cards.set(made, card);
+  return made;
+}
+
+const numbers = JSON.parse($("#audit").textContent);
+const audit = {
+  ...numbers,
+  names: {},
+  features: numbers.prompts.flatMap(({ features }, prompt) => features.map((feature) => read(feature, prompt))),
+  can: {},
+  picture: (image) => image.getAttribute("href"),
+  link,
+};
+
+// Scores are normalised within a prompt, so each prompt is sorted by itself.
+function show(features) {
+  const shown = new Set(features);
+  for (const [feature, card] of cards) card.hidden = !shown.has(feature);
+  for (const feature of features) $(".cards", prompts[feature.prompt]).append(cards.get(feature));
+  const filtered = shown.size < cards.size;
+  for (const prompt of prompts) prompt.hidden = filtered && !$(".feature:not([hidden])", prompt);
+}
+
+const filters = tools(audit, show);
+$("#filters").replaceChildren(filters.element, filters.nothing);
+filters.show();
+
+// A link to a card that the filter hides would lead nowhere.
+function reveal() {
+  const card = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
+  if (!card || !card.closest("[hidden]")) return;
+  filters.reset();
+  card.scrollIntoView();
+}
+
+// Pictures that are no exemplars.
+const dialog = h("dialog", { class: "enlarged", "aria-label": "One picture, large" });
+const large = h("div", { class: "large" });
+const caption = h("p");
+let shots = [];
+let place = 0;
+
+function picture(drawn) {
+  const alt = $("title", drawn)?.textContent ?? "The same with its heatmap";
+  return h("img", { src: audit.picture(stored(drawn)), class: drawn.classList.contains("px") ? "px" : "", alt });
+}
+
+function step(by) {
+  place = (place + by + shots.length) % shots.length;
+  const pictures = all(".pic", shots[place]);
+  large.replaceChildren(...pictures.map(picture));
+  caption.replaceChildren($("title", pictures[0]).textContent, h("br"), link(stored(pictures[0])));
+}
+
+function enlarge(chosen) {
+  const card = chosen.closest(".strip") && chosen.closest(".feature");
+  if (card) {
+    const feature = [...cards].find(([, each]) => each === card)[0];
+    return details(audit, feature, { host: document.body, shot: all(".shot", card).indexOf(chosen) });
   }
+  shots = all(".shot", chosen.closest(".pairs, .samples"));
+  place = shots.indexOf(chosen);
+  step(0);
+  dialog.showModal();
+}
 
-  $("#copy").addEventListener("click", async (event) => {
-    try {
-      await navigator.clipboard.writeText($("#reproduce code").textContent);
-      event.target.textContent = "Copied";
-    } catch {
-      getSelection().selectAllChildren($("#reproduce code"));
-      event.target.textContent = "Selected";
-    }
+const close = button("Close", () => dialog.close());
+close.autofocus = true;
+const turns = [button("Previous", () => step(-1)), button("Next", () => step(1)), close];
+dialog.append(large, h("div", { class: "bar" }, caption, turns));
+dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+dialog.addEventListener("keydown", (event) => {
+  if (event.key === "ArrowLeft") step(-1);
+  if (event.key === "ArrowRight") step(1);
+});
+document.body.append(dialog);
+document.addEventListener("click", (event) => {
+  const chosen = event.target.closest(".strip .shot, .pairs .shot, .samples .shot");
+  if (chosen) enlarge(chosen);
+});
+for (const strip of all(".strip, .pairs")) {
+  strip.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    // Else the same key press would go on to the button that gets the focus, and close again.
+    event.preventDefault();
+    enlarge($(".shot", strip));
   });
-  $("#save").addEventListener("click", () => {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([$("#audit").textContent], { type: "application/json" }));
-    link.download = "audit-shown.json";
-    link.click();
-    URL.revokeObjectURL(link.href);
-  });
+}
 
-  for (const id of ["find", "which", "only"]) $(`#${id}`).addEventListener("input", filter);
-  $("#order").addEventListener("input", sort);
-  addEventListener("hashchange", reveal);
-  filter();
-})();
+$("#copy").addEventListener("click", async (event) => {
+  try {
+    await navigator.clipboard.writeText($("#reproduce code").textContent);
+    event.target.textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren($("#reproduce code"));
+    event.target.textContent = "Selected";
+  }
+});
+$("#save").addEventListener("click", () => {
+  const address = URL.createObjectURL(new Blob([$("#audit").textContent], { type: "application/json" }));
+  download(address, "audit-shown.json");
+  URL.revokeObjectURL(address);
+});
+
+addEventListener("hashchange", reveal);

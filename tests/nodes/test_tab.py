@@ -176,6 +176,10 @@ def test_two_audits_side_by_side(tab, look, tab_page):
     assert kinds["woman"] == "unclear"
     assert kinds["night"] == "before_only"
     assert kinds["dusk"] == "after_only"
+    tab.locator(".hapax-change", has_text="line sketch").first.locator(".hapax-shot").last.click()
+    assert tab.locator("dialog.hapax-detail .hapax-label").inner_text() == "line sketch"
+    tab.keyboard.press("Escape")
+    assert not tab.locator("dialog.hapax-detail").count()
 
 
 def test_there_and_back_in_a_zip(tab, made, tmp_path, look, tab_page):

@@ -1,11 +1,11 @@
 // From a picture to the graph: turn a feature up, save it as a direction, open the graph of one picture.
 
 import { app } from "../../../scripts/app.js";
-import { nameOf } from "./features.js";
+import { nameOf } from "./viewer/features.js";
 import { add, asOneStep, graph, insert, modelPath, setWidget, show, widgetValue, wire } from "./graph.js";
 import { featuresOf, promptOf } from "./server.js";
 import { advised, told } from "./toast.js";
-import { t } from "./words.js";
+import { t } from "./viewer/words.js";
 
 const STEP = 360;
 

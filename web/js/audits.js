@@ -1,10 +1,10 @@
 // The list of audits in the output folder, newest first; a zip is imported by choosing or dropping it.
 
-import { button, h } from "./dom.js";
-import { quoted } from "./features.js";
+import { button, h } from "./viewer/dom.js";
+import { quoted } from "./viewer/features.js";
 import { importZip, listAudits, picture } from "./server.js";
 import { told, trying } from "./toast.js";
-import { t } from "./words.js";
+import { t } from "./viewer/words.js";
 
 /** @param {(id: string) => void} open what a click on an audit does */
 export function audits(open) {

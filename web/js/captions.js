@@ -1,9 +1,9 @@
 // A field that finds captions of an index while one types; what is chosen goes into the node's widget.
 
-import { h, later } from "./dom.js";
+import { h, later } from "./viewer/dom.js";
 import { asOneStep, origin, setWidget, widgetValue } from "./graph.js";
 import { captionsOf } from "./server.js";
-import { t } from "./words.js";
+import { t } from "./viewer/words.js";
 
 let fields = 0;
 

@@ -1,15 +1,15 @@
 // Two audits side by side: what became rarer, what commoner, and whether that is more than chance.
 
-import { amplify } from "./amplify.js";
-import { thumb } from "./card.js";
+import { viewed } from "./audit.js";
+import { thumb } from "./viewer/card.js";
 import { copyText } from "./copy.js";
-import { details } from "./detail.js";
-import { button, h } from "./dom.js";
-import { csv } from "./features.js";
-import { scale } from "./rate.js";
-import { compareAudits, listAudits, openAudit } from "./server.js";
+import { details } from "./viewer/detail.js";
+import { button, h } from "./viewer/dom.js";
+import { csv } from "./viewer/features.js";
+import { scale } from "./viewer/rate.js";
+import { compareAudits, listAudits } from "./server.js";
 import { trying } from "./toast.js";
-import { interval, percent, t } from "./words.js";
+import { interval, percent, t } from "./viewer/words.js";
 
 const SHOTS = 3;
 
@@ -57,11 +57,11 @@ export function comparison(before, after, { back, compare }) {
   });
 
   async function changes() {
-    const [rows, ...sides] = await Promise.all([compareAudits(before, after), openAudit(before), openAudit(after)]);
+    const [rows, ...sides] = await Promise.all([compareAudits(before, after), viewed(before), viewed(after)]);
     const places = sides.map((audit) => new Map(audit.features.map((feature) => [feature.id, feature])));
     held = rows;
     const nothing = h("p", { class: "hapax-nothing" }, t("compare.none"));
-    const rest = rows.length ? rows.map((row) => change(row, sides, places)) : nothing;
+    const rest = rows.length ? rows.map((row) => change(row, sides, places, body)) : nothing;
     body.replaceChildren(summary(rows, copy), h("ul", {}, rest));
   }
 
@@ -84,9 +84,12 @@ function summary(rows, copy) {
   return h("div", { class: "hapax-summary", title: t("compare.measure") }, told, copy);
 }
 
-function change(row, sides, places) {
+function change(row, sides, places, host) {
   const kind = kindOf(row);
-  const pictures = ["before", "after"].map((side, place) => shots(row[side], row.name, sides[place], places[place]));
+  const pictures = ["before", "after"].map((side, place) => {
+    const feature = row[side] && places[place].get(row[side].id);
+    return h("div", { class: "hapax-strip" }, feature ? shots(sides[place], feature, row.name, host) : "");
+  });
   const rates = ["before", "after"].filter((side) => row[side]).map((side) => ({ ...row[side], kind: side }));
   const texts = ["before", "after"].map((side) =>
     row[side] ? `${percent(row[side].rate)} (${interval(row[side].low, row[side].high)})` : t("compare.absent"),
@@ -117,13 +120,9 @@ function points(value) {
   return Number(text) ? sign + text : text;
 }
 
-function shots(rate, name, audit, features) {
-  const feature = rate && features.get(rate.id);
-  if (!feature) return h("div", { class: "hapax-strip" });
-  const turnUp = trying((chosen) => amplify(audit, chosen));
-  const open = (shot) => details(audit, feature, { shot, changed: () => {}, amplify: turnUp });
-  const pictures = feature.exemplars.slice(0, SHOTS).map((shot, place) => thumb(audit, shot, name, () => open(place)));
-  return h("div", { class: "hapax-strip" }, pictures);
+function shots(audit, feature, name, host) {
+  const open = (shot) => details(audit, feature, { host, shot });
+  return feature.exemplars.slice(0, SHOTS).map((shot, place) => thumb(audit, shot, name, () => open(place)));
 }
 
 function table(rows) {

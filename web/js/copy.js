@@ -1,6 +1,6 @@
 // Text into the clipboard, also where the browser allows that only behind https.
 
-import { t } from "./words.js";
+import { t } from "./viewer/words.js";
 
 /** Copy, and say so on the button that asked. */
 export async function copyText(text, asked) {

@@ -1,7 +1,7 @@
 // Changes of the open graph: nodes added, wired and set, each group of changes one step of undo.
 
 import { app } from "../../../scripts/app.js";
-import { t } from "./words.js";
+import { t } from "./viewer/words.js";
 
 const GAP = 40;
 const TITLE = 40;

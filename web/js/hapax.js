@@ -1,9 +1,10 @@
 // What ComfyUI loads: the tab. The nodes' own parts are beside, in files of their own.
 
 import { app } from "../../../scripts/app.js";
+import { chooseLanguage } from "./language.js";
 import { loadStyle } from "./style.js";
 import { tab } from "./tab.js";
-import { chooseLanguage, t } from "./words.js";
+import { t } from "./viewer/words.js";
 
 let close = () => {};
 

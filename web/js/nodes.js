@@ -2,7 +2,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { captions } from "./captions.js";
-import { later } from "./dom.js";
+import { later } from "./viewer/dom.js";
 import { setWidget, widgetValue } from "./graph.js";
 import { picker } from "./picker.js";
 import { contentOf, featuresOf, listAudits } from "./server.js";

@@ -1,12 +1,12 @@
 // The feature of a node as a picture: what is chosen, and a dialog of all pictures to choose from.
 
-import { openDialog } from "./dialog.js";
-import { button, h } from "./dom.js";
+import { openDialog } from "./viewer/dialog.js";
+import { button, h } from "./viewer/dom.js";
 import { asOneStep, setWidget, widgetValue } from "./graph.js";
-import { rateLine } from "./rate.js";
+import { rateLine } from "./viewer/rate.js";
 import { featuresInto, meant } from "./source.js";
 import { trying } from "./toast.js";
-import { percent, t } from "./words.js";
+import { percent, t } from "./viewer/words.js";
 
 /** The row of a node with a `feature` widget; `several` lines may be chosen where it is a list. */
 export function picker(node, several) {

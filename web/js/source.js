@@ -1,7 +1,7 @@
 // Which features a node's `features` input brings, as far as it is known before anything runs.
 
 import { api } from "../../../scripts/api.js";
-import { nameOf, rateOf } from "./features.js";
+import { nameOf, rateOf } from "./viewer/features.js";
 import { origin, widgetValue } from "./graph.js";
 import { listAudits, openAudit, picture } from "./server.js";
 

@@ -1,8 +1,8 @@
 // A slider for a node's strength, with the natural range marked: 1 is as much as there is by nature.
 
-import { h } from "./dom.js";
+import { h } from "./viewer/dom.js";
 import { asOneStep, setWidget, widgetValue } from "./graph.js";
-import { t } from "./words.js";
+import { t } from "./viewer/words.js";
 
 const [LEAST, MOST, STEP] = [-4, 8, 0.1];
 const at = (value) => `${(100 * (value - LEAST)) / (MOST - LEAST)}%`;

@@ -1,12 +1,14 @@
-// The stylesheet as an element beside what it is for: the page's head belongs to all packs.
+// The stylesheets as an element beside what they are for: the page's head belongs to all packs.
 
-import { h } from "./dom.js";
+import { h } from "./viewer/dom.js";
 
 let rules = "";
 
-/** Read it once, before anything is shown. */
+/** Read them once, before anything is shown. */
 export async function loadStyle() {
-  rules = await (await fetch(new URL("hapax.css", import.meta.url))).text();
+  const sheets = ["viewer/viewer.css", "hapax.css"].map((name) => fetch(new URL(name, import.meta.url)));
+  const texts = (await Promise.all(sheets)).map((answer) => answer.text());
+  rules = (await Promise.all(texts)).join("\n");
 }
 
 export const style = () => h("style", {}, rules);

@@ -1,15 +1,14 @@
 // The Hapax tab: a list of audits, one audit's wall, or two audits side by side; in the side bar or over the window.
 
-import { amplify } from "./amplify.js";
+import { viewed } from "./audit.js";
 import { audits } from "./audits.js";
 import { comparison } from "./compare.js";
-import { details } from "./detail.js";
-import { button, download, h } from "./dom.js";
-import { openAudit, zipAddress } from "./server.js";
+import { button, download, h } from "./viewer/dom.js";
+import { zipAddress } from "./server.js";
 import { style } from "./style.js";
-import { failed, trying } from "./toast.js";
-import { t } from "./words.js";
-import { wall } from "./wall.js";
+import { failed } from "./toast.js";
+import { t } from "./viewer/words.js";
+import { wall } from "./viewer/wall.js";
 
 // Where the tab was when it was left; ComfyUI draws it anew each time.
 let last = { page: "list" };
@@ -67,10 +66,9 @@ export function tab(host) {
   async function open(id) {
     inside.setAttribute("aria-busy", "true");
     try {
-      const audit = await openAudit(id);
+      const audit = await viewed(id, () => large.open && large.close());
       last = { page: "audit", id };
-      const narrowed = () => large.open && large.close();
-      put(one(audit, root, { list, compare: () => compare(id), close: narrowed }));
+      put(one(audit, root, { list, compare: () => compare(id) }));
     } catch (error) {
       failed(error);
       list();
@@ -94,15 +92,8 @@ export function tab(host) {
   };
 }
 
-function one(audit, host, { list, compare, close }) {
-  const turnUp = trying(async (feature) => {
-    await amplify(audit, feature);
-    close();
-  });
-  const { element, end } = wall(audit, {
-    amplify: turnUp,
-    open: (feature, shot, changed) => details(audit, feature, { host, shot, changed, amplify: turnUp }),
-  });
+function one(audit, host, { list, compare }) {
+  const { element, end } = wall(audit, host);
   const save = () => download(zipAddress(audit.id), "");
   const icons = { class: "hapax-icon" };
   element.prepend(

@@ -1,11 +1,11 @@
 // The table that a node made: a row in the node that opens it and copies it as CSV.
 
 import { copyText } from "./copy.js";
-import { openDialog } from "./dialog.js";
-import { button, h } from "./dom.js";
-import { csv } from "./features.js";
+import { openDialog } from "./viewer/dialog.js";
+import { button, h } from "./viewer/dom.js";
+import { csv } from "./viewer/features.js";
 import { trying } from "./toast.js";
-import { t } from "./words.js";
+import { t } from "./viewer/words.js";
 
 /** The row for a node with a title; `fill` takes rows of cells, the first one being the head. */
 export function table(title) {

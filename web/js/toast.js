@@ -1,8 +1,8 @@
 // Short messages in ComfyUI's own corner, or, where a dialog lies over it, in the dialog.
 
 import { app } from "../../../scripts/app.js";
-import { h } from "./dom.js";
-import { t } from "./words.js";
+import { h } from "./viewer/dom.js";
+import { t } from "./viewer/words.js";
 
 function tell(severity, summary, detail, life) {
   const above = [...document.querySelectorAll("dialog[open].hapax, dialog[open].hapax-large")].pop();
@@ -23,11 +23,15 @@ export function failed(error) {
   tell("error", t("graph.failed"), error.message ?? String(error), 12000);
 }
 
-/** An action of a button that says so when it fails. */
-export const trying = (action) => async (event) => {
-  try {
-    await action(event);
-  } catch (error) {
-    failed(error);
-  }
-};
+/** An action of a button that says so when it fails; whether it went well comes back. */
+export const trying =
+  (action) =>
+  async (...given) => {
+    try {
+      await action(...given);
+      return true;
+    } catch (error) {
+      failed(error);
+      return false;
+    }
+  };

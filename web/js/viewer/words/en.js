@@ -1,4 +1,4 @@
-// English. A translator copies this file, changes what stands behind the colons, and adds it to LANGUAGES in words.js.
+// English. A translator copies this file, changes what stands behind the colons, and adds it to LANGUAGES in language.js.
 
 export default {
   "tab.title": "Hapax",

@@ -12,6 +12,9 @@ export function rateOf(feature) {
   return { rate: feature.frequency, low: feature.frequency_low, high: feature.frequency_high, shows: false };
 }
 
+/** By how many standard deviations its look exceeds chance; a dash where nothing spread. */
+export const zOf = ({ distinctiveness_z: z }) => z?.toFixed(1) ?? "\u2013";
+
 /** A prompt in quotes; the empty one is named. */
 export const promptOf = (audit, feature) => quoted(audit.prompts[feature.prompt]?.prompt ?? "");
 export const quoted = (prompt) => (prompt.trim() ? `\u201c${prompt}\u201d` : t("audits.empty_prompt"));

@@ -1,10 +1,9 @@
 // One feature as a card: its name, its pictures with heatmaps on hover, how often it shows, what can be done with it.
 
 import { button, h } from "./dom.js";
-import { nameOf, promptOf, rateOf } from "./features.js";
+import { nameOf, promptOf, rateOf, zOf } from "./features.js";
 import { label } from "./label.js";
 import { rateLine } from "./rate.js";
-import { picture } from "./server.js";
 import { t } from "./words.js";
 
 export const HEIGHT = 204;
@@ -14,7 +13,7 @@ const SHOTS = 5;
 /**
  * @param {object} audit
  * @param {object} feature
- * @param {object} actions amplify, open(shot), changed: what happens on a click, each without the feature
+ * @param {object} actions open(shot): what a click on a picture does; changed(): a label was saved
  */
 export function card(audit, feature, actions) {
   const open = (event) => {
@@ -37,13 +36,18 @@ export function card(audit, feature, actions) {
       "div",
       { class: "hapax-foot" },
       number("score", feature.score.toFixed(2)),
-      number("z", feature.distinctiveness_z.toFixed(1)),
-      audit.usable &&
-        button(t("feature.amplify"), actions.amplify, { class: "hapax-amplify", title: t("feature.amplify.tip") }),
+      number("z", zOf(feature)),
+      audit.can.amplify && turnUp(audit, feature),
       button(t("feature.open"), () => actions.open(0), { icon: "pi-window-maximize", class: "hapax-icon" }),
     ),
   );
 }
+
+const turnUp = (audit, feature) =>
+  button(t("feature.amplify"), () => audit.can.amplify(feature), {
+    class: "hapax-amplify",
+    title: t("feature.amplify.tip"),
+  });
 
 const number = (key, value) =>
   h("span", { class: "number", title: t(`feature.${key}.tip`) }, `${t(`feature.${key}`)} `, h("b", {}, value));
@@ -57,8 +61,8 @@ function strip(audit, feature, name, open) {
 export function thumb(audit, [seed, , image, heat], name, action, edge = 96) {
   const said = t("feature.picture", { name, seed });
   const over = heat === null ? null : h("img", { class: "heat", alt: "", decoding: "async" });
-  // Only now is it fetched: of thousands of heatmaps few are looked at.
-  const lit = () => over && !over.src && (over.src = picture(audit, heat, edge));
+  // Only now is it loaded: of thousands of heatmaps few are looked at.
+  const lit = () => over && !over.src && (over.src = audit.picture(heat, edge));
   return h(
     "button",
     {
@@ -68,7 +72,7 @@ export function thumb(audit, [seed, , image, heat], name, action, edge = 96) {
       "aria-label": said,
       on: { click: action, pointerenter: lit, focus: lit },
     },
-    h("img", { src: picture(audit, image, edge), alt: "", decoding: "async" }),
+    h("img", { src: audit.picture(image, edge), alt: "", decoding: "async" }),
     over,
   );
 }

@@ -1,15 +1,12 @@
-// What the pages say, in the language that ComfyUI is set to where there is a file of it in words/.
+// What the pages say: English, or what was put over it.
 
-import { app } from "../../../scripts/app.js";
 import english from "./words/en.js";
 
-const LANGUAGES = [];
 let words = english;
 
-/** Take ComfyUI's language, if it is one that we have. */
-export async function chooseLanguage() {
-  const wanted = app.extensionManager?.setting?.get?.("Comfy.Locale");
-  if (LANGUAGES.includes(wanted)) words = { ...english, ...(await import(`./words/${wanted}.js`)).default };
+/** Speak another language; what it lacks stays English. */
+export function speak(others) {
+  words = { ...english, ...others };
 }
 
 /**

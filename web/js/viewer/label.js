@@ -1,15 +1,13 @@
-// A feature's name, which a click turns into a field; Enter saves it on the server, Escape leaves it.
+// A feature's name. Where it can be renamed, a click turns it into a field; Enter saves it, Escape leaves it.
 
 import { button, h } from "./dom.js";
 import { nameOf } from "./features.js";
-import { saveLabel } from "./server.js";
-import { failed } from "./toast.js";
 import { t } from "./words.js";
 
 const LONGEST = 120;
 
 /**
- * @param {object} audit whose `names` are brought up to date
+ * @param {object} audit
  * @param {object} feature
  * @param {() => void} changed called after the label was saved
  */
@@ -19,11 +17,11 @@ export function label(audit, feature, changed) {
   const tip = own ? t("feature.yours", { label: feature.label ?? t("feature.unnamed") }) : null;
   const said = nameOf(audit, feature);
   const name = h("span", { class: own ? "own" : "", title: tip ?? said, dir: "auto" }, said);
-  const edit = button(t("feature.rename"), () => change(place, audit, feature, changed), {
-    icon: "pi-pencil",
-    class: "hapax-icon hapax-rename",
-  });
-  place.append(name, edit);
+  place.append(name);
+  if (audit.can.rename) {
+    const action = () => change(place, audit, feature, changed);
+    place.append(button(t("feature.rename"), action, { icon: "pi-pencil", class: "hapax-icon hapax-rename" }));
+  }
   return place;
 }
 
@@ -44,14 +42,9 @@ function change(place, audit, feature, changed) {
     done = true;
     const wanted = field.value.trim();
     const text = wanted === (feature.label ?? "") ? "" : wanted;
-    if (save && text !== (audit.names[feature.id] ?? "")) {
-      try {
-        audit.names = await saveLabel(audit.id, feature.id, text);
-        changed();
-        return;
-      } catch (error) {
-        failed(error);
-      }
+    if (save && text !== (audit.names[feature.id] ?? "") && (await audit.can.rename(feature, text))) {
+      changed();
+      return;
     }
     place.replaceChildren(...before);
     place.querySelector("button").focus();

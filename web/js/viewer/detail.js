@@ -1,23 +1,19 @@
 // Everything about one feature, large: its pictures beside their heatmaps, its numbers, what can be done with it.
 
-import { openSeed, saveDirection } from "./amplify.js";
 import { thumb } from "./card.js";
 import { openDialog } from "./dialog.js";
 import { button, h } from "./dom.js";
-import { nameOf, promptOf, rateOf } from "./features.js";
+import { nameOf, promptOf, rateOf, zOf } from "./features.js";
 import { label } from "./label.js";
 import { rateLine } from "./rate.js";
-import { picture } from "./server.js";
-import { trying } from "./toast.js";
 import { interval, percent, t } from "./words.js";
 
 /**
  * @param {object} audit
  * @param {object} feature
- * @param {object} given host: where to put it; shot: which exemplar to begin with; changed(): a label was saved;
- *   amplify(feature)
+ * @param {object} given host: where to put it; shot: which exemplar to begin with; changed(): a label was saved
  */
-export function details(audit, feature, { host, shot = 0, changed, amplify }) {
+export function details(audit, feature, { host, shot = 0, changed = () => {} }) {
   const large = h("div", { class: "hapax-pair" });
   const said = h("div", { class: "hapax-caption" });
   const strip = h("div", { class: "hapax-strip" });
@@ -43,18 +39,21 @@ export function details(audit, feature, { host, shot = 0, changed, amplify }) {
     const [seed, activation, image, heat] = shots[at];
     const alt = t("feature.picture", { name: nameOf(audit, feature), seed });
     large.replaceChildren(
-      h("img", { src: picture(audit, image, 1024), alt }),
-      heat === null ? "" : h("img", { src: picture(audit, heat, 1024), alt: t("feature.heat") }),
+      h("img", { src: audit.picture(image, 1024), alt }),
+      heat === null ? "" : h("img", { src: audit.picture(heat, 1024), alt: t("feature.heat") }),
     );
-    const graph = trying(async () => {
-      await openSeed(audit, seed);
-      dialog.close();
-    });
     said.replaceChildren(
       h("span", { role: "status" }, t("detail.seed", { seed, activation: activation.toFixed(2) })),
-      button(t("detail.open_seed"), graph, { class: "hapax-seed", title: t("detail.open_seed.tip") }),
+      more(seed, image) ?? "",
     );
     strip.querySelectorAll("button").forEach((each, place) => each.setAttribute("aria-pressed", place === at));
+  }
+
+  function more(seed, image) {
+    const { openSeed } = audit.can;
+    if (!openSeed) return audit.link?.(image);
+    const action = async () => (await openSeed(seed)) && dialog.close();
+    return button(t("detail.open_seed"), action, { class: "hapax-seed", title: t("detail.open_seed.tip") });
   }
 
   function pressed(event) {
@@ -71,7 +70,7 @@ export function details(audit, feature, { host, shot = 0, changed, amplify }) {
     strip,
     rateLine(rateOf(feature)),
     numbers(feature),
-    audit.usable && doing(audit, feature, close, amplify),
+    audit.can.amplify && doing(audit, feature, close),
   ]);
   strip.append(...shots.map((each, place) => thumb(audit, each, nameOf(audit, feature), () => show(place - at))));
   name();
@@ -79,13 +78,12 @@ export function details(audit, feature, { host, shot = 0, changed, amplify }) {
   show(0);
 }
 
-function doing(audit, feature, close, amplify) {
-  const then = (action) => async () => {
+function doing(audit, feature, close) {
+  const then = (action) => () => {
     close();
-    await action();
+    action(feature);
   };
-  const turnUp = then(() => amplify(feature));
-  const direction = then(trying(() => saveDirection(audit, feature)));
+  const [turnUp, direction] = [then(audit.can.amplify), then(audit.can.saveDirection)];
   return h(
     "div",
     { class: "hapax-doing" },
@@ -99,7 +97,7 @@ function numbers(feature) {
   fires.interval = interval(feature.frequency_low, feature.frequency_high);
   const rows = [
     [t("feature.score"), feature.score.toFixed(3)],
-    [t("detail.distinctiveness"), `${feature.distinctiveness.toFixed(3)} (z ${feature.distinctiveness_z.toFixed(1)})`],
+    [t("detail.distinctiveness"), `${feature.distinctiveness.toFixed(3)} (z ${zOf(feature)})`],
     [t("detail.count"), t("detail.count.value", fires)],
     [t("detail.labels"), (feature.labels ?? []).slice(1).map(([text]) => text).join(", ")],
     [t("detail.latents"), [feature.latent, ...(feature.group ?? [])].join(", ")],

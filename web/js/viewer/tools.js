@@ -1,39 +1,32 @@
-// The wall of an audit's features: filters above, cards below, as many as there are.
+// The filters above an audit's features.
 
-import { HEIGHT, WIDTH, card } from "./card.js";
 import { button, h, later } from "./dom.js";
 import { ALL, ORDERS, choose, quoted } from "./features.js";
-import { picture } from "./server.js";
-import { VirtualGrid } from "./virtual.js";
 import { t } from "./words.js";
 
 const RATES = [1, 0.5, 0.15, 0.1, 0.05, 0.02, 0.01];
 const SCORES = [0, 0.25, 0.5, 0.75];
 
 /**
- * @param {object} audit as the server gives it
- * @param {object} actions amplify(feature), open(feature, shot, changed)
- * @returns {{element: HTMLElement, end: () => void}}
+ * @param {object} audit
+ * @param {(features: Array) => void} show called with what passes, in order
+ * @returns {{element: HTMLElement, nothing: HTMLElement, show: () => void, reset: () => void}} the filters; what to
+ *   say where nothing passes; to show what passes, or everything
  */
-export function wall(audit, actions) {
+export function tools(audit, show) {
   const wanted = { ...ALL };
-  const several = audit.prompts.length > 1;
   const tally = h("span", { class: "hapax-tally", role: "status" });
   const all = button(t("wall.reset"), reset);
   const nothing = h("p", { class: "hapax-nothing", hidden: true }, t("wall.nothing"), " ", all);
-  const scroller = h("div", { class: "hapax-scroll" }, nothing);
-  const prompt = head(audit);
-  const tools = h("form", { class: "hapax-tools", on: { input: later(take, 120), submit: (e) => e.preventDefault() } });
+  const heard = { input: later(take, 120), submit: (event) => event.preventDefault() };
+  const element = h("form", { class: "hapax-tools", on: heard });
   const more = h("div", { class: "hapax-more" });
   const folded = button(t("wall.more"), unfold, { class: "hapax-unfold", "aria-expanded": "false" });
-  const height = HEIGHT + (several ? 20 : 0);
-  const element = h("div", { class: "hapax-wall" }, prompt, tools, scroller);
-  let grid;
 
   function fill() {
-    const [always, sometimes] = fields(audit, several);
+    const [always, sometimes] = fields(audit);
     more.replaceChildren(...sometimes);
-    tools.replaceChildren(...always, folded, tally, more);
+    element.replaceChildren(...always, folded, tally, more);
   }
 
   function unfold() {
@@ -42,56 +35,35 @@ export function wall(audit, actions) {
   }
 
   function take() {
-    const given = new FormData(tools);
+    const given = new FormData(element);
     wanted.text = given.get("text");
     wanted.prompt = given.get("prompt") ?? "";
     wanted.order = given.get("order");
     wanted.findings = given.has("findings");
     wanted.most = Number(given.get("most"));
     wanted.least = Number(given.get("least"));
-    show();
+    shown();
   }
 
-  function show(keep = false) {
-    const shown = choose(audit, wanted);
-    nothing.hidden = shown.length > 0;
-    tally.textContent = t("wall.shown", { n: shown.length, all: audit.features.length });
-    grid.show(shown, keep);
+  function shown() {
+    const features = choose(audit, wanted);
+    nothing.hidden = features.length > 0;
+    tally.textContent = t("wall.shown", { n: features.length, all: audit.features.length });
+    show(features);
   }
 
   function reset() {
     Object.assign(wanted, ALL);
     fill();
-    show();
-  }
-
-  function draw(feature) {
-    const changed = () => grid.redraw(feature);
-    return card(audit, feature, {
-      amplify: () => actions.amplify(feature),
-      open: (shot) => actions.open(feature, shot, changed),
-      changed,
-    });
+    shown();
   }
 
   fill();
-  grid = new VirtualGrid(scroller, { height, width: WIDTH, draw, label: t("wall.list", { name: audit.name }) });
-  // The plane has no size before it is in the page.
-  requestAnimationFrame(() => show());
-  return { element, end: () => grid.end() };
-}
-
-/** What the prompts usually give, as one line of pictures each; the wall shows the exceptions. */
-function head(audit) {
-  const sheets = audit.prompts.slice(0, 1).map((prompt) => {
-    const pictures = prompt.sheet.slice(0, 8).map((number) => h("img", { src: picture(audit, number, 96), alt: "" }));
-    return h("div", { class: "hapax-usual" }, h("p", { dir: "auto" }, quoted(prompt.prompt)), h("div", {}, pictures));
-  });
-  return audit.prompts.length === 1 ? sheets[0] : null;
+  return { element, nothing, show: shown, reset };
 }
 
 /** What is always there, and what a narrow side bar folds away. */
-function fields(audit, several) {
+function fields(audit) {
   const option = ([value, text]) => h("option", { value }, text);
   const choice = (name, options, said) => h("select", { name, "aria-label": said, title: said }, options.map(option));
   const orders = ORDERS.map((order) => [order, t(`wall.order.${order}`)]);
@@ -105,7 +77,7 @@ function fields(audit, several) {
     choice("order", orders, t("wall.order")),
   ];
   const sometimes = [
-    several && choice("prompt", [["", t("wall.all_prompts")], ...prompts], t("wall.prompt")),
+    audit.prompts.length > 1 && choice("prompt", [["", t("wall.all_prompts")], ...prompts], t("wall.prompt")),
     h("label", { title: tip }, findings, t("wall.findings")),
     h("label", {}, t("wall.rarest"), choice("most", rates, t("wall.rarest"))),
     h("label", {}, t("wall.lowest"), choice("least", scores, t("wall.lowest"))),
