@@ -33,16 +33,21 @@ def opened(url: str) -> Iterator[Any]:
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.errors = errors
-        page.goto(url, wait_until="commit")
-        page.wait_for_function(
-            "window.app?.extensionManager && window.app.graph && window.LiteGraph?.registered_node_types"
-        )
-        page.wait_for_function("Object.keys(LiteGraph.registered_node_types).some(id => id.startsWith('Hapax'))")
-        page.wait_for_timeout(1000)
-        page.keyboard.press("Escape")
-        page.evaluate("app.graph.clear()")
+        go(page, url)
         yield page
         browser.close()
+
+
+def go(page: Any, url: str) -> None:
+    """Load the frontend, wait until it is ready, and empty the graph."""
+    page.goto(url, wait_until="commit")
+    page.wait_for_function(
+        "window.app?.extensionManager && window.app.graph && window.LiteGraph?.registered_node_types"
+    )
+    page.wait_for_function("Object.keys(LiteGraph.registered_node_types).some(id => id.startsWith('Hapax'))")
+    page.wait_for_timeout(1000)
+    page.keyboard.press("Escape")
+    page.evaluate("app.graph.clear()")
 
 
 def load(page: Any, workflow: dict[str, Any], name: str) -> None:

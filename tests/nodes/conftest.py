@@ -75,6 +75,35 @@ def sibling() -> object:
 
 
 @pytest.fixture(scope="session")
+def info(server: object) -> dict:
+    """What the server says of all nodes."""
+    return server.get("/object_info")
+
+
+@pytest.fixture(scope="session")
+def prompt(info: dict, sibling: object) -> Callable[[str], dict]:
+    """`prompt("1 Audit the demo model")`: the API form of a shipped workflow."""
+    workflows, schema_files = sibling("workflows"), sibling("schema_files")
+    return lambda name: workflows.to_api(workflows.shipped()[name], info, schema_files)
+
+
+@pytest.fixture(scope="session")
+def run(server: object, prompt: Callable[[str], dict], sibling: object) -> Callable[[str], object]:
+    """`run(name)`: the outputs of a shipped workflow on the demo model; it runs once."""
+    if not server.has_demo_model:
+        pytest.skip("THE WORKFLOWS WERE NOT RUN: the pack has no core/emoji/model")
+    done: dict[str, tuple[dict, dict]] = {}
+
+    def result(name):
+        if name not in done:
+            api = prompt(name)
+            done[name] = api, server.run(api)
+        return sibling("outputs").Outputs(server, *done[name])
+
+    return result
+
+
+@pytest.fixture(scope="session")
 def browser() -> ModuleType:
     """What drives a headless Chromium: browser.py."""
     pytest.importorskip("playwright", reason="THE FRONTEND WAS NOT TESTED: Playwright is not installed")

@@ -61,12 +61,21 @@ class Server:
     def __enter__(self) -> Server:
         """Start, and wait until it answers."""
         self._prepare()
+        self._start()
+        return self
+
+    def restart(self) -> None:
+        """Stop it, and start another process on the same folders and port."""
+        self.__exit__()
+        self._start()
+
+    def _start(self) -> None:
         command = [str(python_of(self.checkout)), "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(self.port)]
         command += ["--disable-auto-launch", "--disable-api-nodes", "--base-directory", str(self.base)]
         command += ["--database-url", f"sqlite:///{self.base}/user/comfyui.db"]
         # One thread: on a busy machine the default's spinning threads take tens of times as long.
         quiet = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        with self.log.open("wb") as log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=self.checkout, env=quiet, stdout=log, stderr=subprocess.STDOUT
             )
@@ -75,7 +84,6 @@ class Server:
         except BaseException:
             self.__exit__()
             raise
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Stop it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 
@@ -11,7 +10,6 @@ import pytest
 from hapax.core.activations import ActivationStore
 from hapax.core.emoji.judge import judge
 from hapax.core.emoji.world import load_world
-from PIL import Image
 
 AUDIT, AMPLIFY, ENCODE, CAPTURE, SDXL, DIAL, MYSTERY, COMPASS, DEBIAS = (
     "1 Audit the demo model",
@@ -25,75 +23,6 @@ AUDIT, AMPLIFY, ENCODE, CAPTURE, SDXL, DIAL, MYSTERY, COMPASS, DEBIAS = (
     "11 Debias a concept",
 )
 STYLE = "line sketch"
-
-
-@pytest.fixture(scope="session")
-def info(server):
-    return server.get("/object_info")
-
-
-@pytest.fixture(scope="session")
-def prompt(info, sibling):
-    """`prompt("1 Audit the demo model")`: the API form of a shipped workflow."""
-    workflows, schema_files = sibling("workflows"), sibling("schema_files")
-    return lambda name: workflows.to_api(workflows.shipped()[name], info, schema_files)
-
-
-@pytest.fixture(scope="session")
-def run(server, prompt):
-    """`run(name)`: the outputs of a shipped workflow on the demo model; it runs once."""
-    if not server.has_demo_model:
-        pytest.skip("THE WORKFLOWS WERE NOT RUN: the pack has no core/emoji/model")
-    done: dict[str, tuple[dict, dict]] = {}
-
-    def result(name):
-        if name not in done:
-            api = prompt(name)
-            done[name] = api, server.run(api)
-        return Outputs(server, *done[name])
-
-    return result
-
-
-class Outputs:
-    """What a run left, asked for by the node it came from."""
-
-    def __init__(self, server, prompt, outputs):
-        self.server, self.prompt, self.outputs = server, prompt, outputs
-
-    def ids(self, kind):
-        return [key for key, node in self.prompt.items() if node["class_type"] == kind]
-
-    def of(self, kind, slot=None):
-        """The ids of `kind` nodes, or of those previews that show output `slot` of one."""
-        return [
-            key
-            for key, node in self.prompt.items()
-            if any(
-                isinstance(value, list) and self.prompt[value[0]]["class_type"] == kind and slot in (None, value[1])
-                for value in node["inputs"].values()
-            )
-            and key in self.outputs
-        ]
-
-    def text(self, kind, slot=None):
-        """The text that a Preview Any on output `slot` of a `kind` node shows."""
-        (key,) = [key for key in self.of(kind, slot) if "text" in self.outputs[key]]
-        return "".join(self.outputs[key]["text"])
-
-    def pictures(self, key):
-        return [Image.open(io.BytesIO(self.server.file(each))).convert("RGB") for each in self.outputs[key]["images"]]
-
-    def sheet(self, kind, slot=0):
-        """The picture that a Preview Image on output `slot` of a `kind` node shows."""
-        (key,) = [key for key in self.of(kind, slot) if "images" in self.outputs[key]]
-        (picture,) = self.pictures(key)
-        return picture
-
-    def saved(self, prefix):
-        """The pictures of the Save Image node with this prefix."""
-        (key,) = [key for key in self.ids("SaveImage") if self.prompt[key]["inputs"]["filename_prefix"] == prefix]
-        return self.pictures(key)
 
 
 def shows_something(picture):
@@ -184,7 +113,7 @@ def test_amplify_shows_the_style_more_often(run):
     assert made.text("HapaxMixPrompts", 1)
 
 
-def test_saved_direction_steers_as_the_feature_did(run, server):
+def test_saved_direction_steers_as_the_feature_did(run, server, sibling):
     made = run(AMPLIFY)
     # What the note beside the group says: choose the saved file, and wire Apply Direction to a sampler.
     (load,), (apply,) = made.ids("HapaxLoadDirection"), made.ids("HapaxApplyDirection")
@@ -203,7 +132,7 @@ def test_saved_direction_steers_as_the_feature_did(run, server):
     prompt[sampler]["inputs"]["model"] = [apply, 0]
     (output,) = [key for key in made.ids("SaveImage") if prompt[key]["inputs"]["filename_prefix"] == "hapax/amplified"]
     prompt[output]["inputs"]["filename_prefix"] = "hapax/directed"
-    directed = Outputs(server, prompt, server.run(prompt)).saved("hapax/directed")
+    directed = sibling("outputs").Outputs(server, prompt, server.run(prompt)).saved("hapax/directed")
     assert style_share(directed, STYLE) >= style_share(made.saved("hapax/base"), STYLE) + 0.15
 
 
@@ -222,13 +151,13 @@ def test_encode_says_what_is_in_the_picture(run):
     assert all(shows_something(picture) for (picture,) in decoded)
 
 
-def test_capture_adds_up_over_runs(run, server):
+def test_capture_adds_up_over_runs(run, server, sibling):
     made = run(CAPTURE)
     assert "100 pictures (100 new)" in made.text("HapaxCollect", 2)
     again = json.loads(json.dumps(made.prompt))
     (sampler,) = made.ids("KSampler")
     again[sampler]["inputs"]["seed"] += 1
-    more = Outputs(server, again, server.run(again))
+    more = sibling("outputs").Outputs(server, again, server.run(again))
     assert "200 pictures (100 new)" in more.text("HapaxCollect", 2)
     assert shows_something(more.sheet("HapaxFindRareFeatures", 1))
 
@@ -294,11 +223,11 @@ def test_a_concept_is_shown_more_evenly(run):
     assert (made.server.base / "models" / "hapax" / "guidance" / "mechanic.safetensors").exists()
 
 
-def test_counts_are_scored_without_any_model(server):
+def test_counts_are_scored_without_any_model(server, sibling):
     given = {"prompt": "a cook", "groups": "{}, woman\n{}, man", "concepts": "", "strength": 1.0}
     score = {"class_type": "HapaxBiasScore", "inputs": {**given, "counts": "90, 10", "counts_before": "99 1"}}
     preview = {"class_type": "PreviewImage", "inputs": {"images": ["1", 2]}}
-    made = Outputs(server, api := {"1": score, "2": preview}, server.run(api))
+    made = sibling("outputs").Outputs(server, api := {"1": score, "2": preview}, server.run(api))
     assert "".join(made.outputs["1"]["text"]).splitlines()[1].startswith("after: bias 0.80 (")
     assert shows_something(made.sheet("HapaxBiasScore", 2))
 

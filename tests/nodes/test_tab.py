@@ -83,7 +83,7 @@ def test_a_label_is_saved_and_taken_back(tab, made, look, tab_page):
     tab.wait_for_selector(".hapax-label .own:has-text('drawn by hand')")
     saved = json.loads((made / "faces" / "labels.json").read_text("utf-8"))
     assert list(saved["labels"].values()) == ["drawn by hand"]
-    # As after a restart: everything is asked for anew.
+    # Everything is asked for anew.
     tab.click("[aria-label='Back to all audits']")
     tab_page.open_audit(tab, "faces")
     assert names(tab)[0] == "drawn by hand"
@@ -240,3 +240,21 @@ CONTRAST = """(element) => {
 def contrast(page, selector):
     """WCAG's contrast of a text on its card."""
     return page.locator(selector).first.evaluate(CONTRAST)
+
+
+def test_a_label_survives_a_restart_of_the_server(tab, made, server, browser, look, tab_page):
+    tab_page.open_audit(tab, "faces")
+    tab.locator(".hapax-card").first.hover()
+    tab.locator(".hapax-card .hapax-rename").first.click()
+    tab.fill(".hapax-card input", "kept by name")
+    tab.press(".hapax-card input", "Enter")
+    tab.wait_for_selector(".hapax-label .own:has-text('kept by name')")
+    server.restart()
+    browser.go(tab, server.url)
+    # The page may have missed the server while it was away.
+    tab.errors.clear()
+    tab.click(".hapax-tab-button")
+    tab_page.open_audit(tab, "faces")
+    assert names(tab)[0] == "kept by name"
+    look("after the restart")
+    (made / "faces" / "labels.json").unlink()

@@ -33,7 +33,9 @@ export function wall(audit, host) {
 function head(audit) {
   const [prompt, ...others] = audit.prompts;
   if (others.length) return null;
-  const pictures = prompt.sheet.slice(0, 8).map((number) => h("img", { src: audit.picture(number, 96), alt: "" }));
+  // One picture is a whole sheet of them.
+  const edge = prompt.sheet.length > 1 ? 96 : 1024;
+  const pictures = prompt.sheet.slice(0, 8).map((number) => h("img", { src: audit.picture(number, edge), alt: "" }));
   return h("div", { class: "hapax-usual" }, h("p", { dir: "auto" }, quoted(prompt.prompt)), h("div", {}, pictures));
 }
 
