@@ -1,14 +1,12 @@
-"""What directions from captions are worth, measured on the emoji world, whose truth is known.
+"""What names and dials from captions are worth, measured on the emoji world, whose truth is known.
 
-    python benchmarks/directions_emoji.py bank|names|random|steer|compass|coverage --work DIR [options]
+    python benchmarks/directions_emoji.py bank|names|random|steer --work DIR [options]
 
 Run `bank` first: it builds the two indices (at least 500 captions) of `names` and `random`. `--half choose` keeps to
-the concepts on which methods were chosen, the default `--half test` reports on the others. The compass is read on all
-professions and concepts, as its claim is about all of them; nothing was chosen there. Recordings are kept in DIR and
-resume. Each prints one JSON object with the bar beside the number, and fails on `--half test` where one is missed.
+the concepts on which methods were chosen, the default `--half test` reports on the others. Recordings are kept in DIR
+and resume. Each prints one JSON object with the bar beside the number, and fails on `--half test` where one is missed.
 
-Minutes on two threads, reckoned from .03 s a picture of ten steps: bank 12, names 2, random 1, steer 10, compass 35
-(`--only gender` 6), coverage 4.
+Minutes on two threads, reckoned from .03 s a picture of ten steps: bank 12, names 2, random 1, steer 10.
 """
 
 from __future__ import annotations
@@ -16,28 +14,19 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import torch
-from emoji_eval import CHOOSE, REPORT
+from directions_world import concepts, judged, measure, options
 from hapax.core.backends.diffusers import DiffusersBackend
 from hapax.core.commands.common import Bars
-from hapax.core.directions import CaptionIndex, Reading, Recipe, compare, read_bank, record_dial
-from hapax.core.directions.compass import read_mixture
-from hapax.core.directions.parts import Parts, kept
-from hapax.core.emoji import DEMO, MODEL_FOLDER
-from hapax.core.emoji.judge import Verdict, judge
+from hapax.core.directions import CaptionIndex, read_bank, record_dial
+from hapax.core.emoji.judge import Verdict
 from hapax.core.emoji.render import render
-from hapax.core.emoji.world import Kind, World, load_world
+from hapax.core.emoji.world import Kind, World
 from PIL import Image
-
-
-def concepts(world: World, half: str) -> tuple[str, ...]:
-    """The concepts to measure on."""
-    return {"all": world.concepts, "choose": CHOOSE, "test": REPORT}[half]
 
 
 def bank(world: World, names: tuple[str, ...]) -> list[str]:
@@ -200,158 +189,15 @@ def steer(arguments: argparse.Namespace, backend: DiffusersBackend, world: World
     return {"pairs_that_hold": share, "bar": 0.7, "holds": share >= 0.7, "n": len(rows), "pictures": len(fresh)}
 
 
-def judged(backend: DiffusersBackend, prompt: str, seeds: range, taps: dict | None = None) -> Verdict:
-    pictures = backend.sample(prompt, seeds, taps, output="pt", batch_size=64, **DEMO)
-    return judge((pictures.permute(0, 2, 3, 1) * 255).round().byte().numpy())
-
-
-def ranks(x: Sequence[float]) -> np.ndarray:
-    """Ranks, ties by their mean."""
-    values = np.asarray(x)
-    return np.array([(values < v).sum() + ((values == v).sum() - 1) / 2 for v in values])
-
-
-def spearman(x: Sequence[float], y: Sequence[float]) -> float:
-    """0 where either is all the same, or can't be read."""
-    a, b = ranks(x), ranks(y)
-    if not (np.isfinite(x).all() and a.std() and b.std()):
-        return 0.0
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-GENDER, OTHERS, SEEDS = 0.9, 0.85, 1024
-
-
-def compass(arguments: argparse.Namespace, backend: DiffusersBackend, world: World) -> dict:
-    """Read each concept's mixture of each attribute's values, beside the judge's count of its base pictures.
-
-    Both at the same 1,024 seeds a concept. Gender: the lean, over the ten professions. Skin tones and styles: the share
-    of each value, and the lean of each pair, over the concepts that have them; the bar is on the mean over values and
-    on the mean over pairs, and the least is told too.
-    """
-    seen: dict[str, list[tuple[Reading, Verdict]]] = {}
-    names, bars = concepts(world, "choose" if arguments.half == "choose" else "all"), Bars()
-    for concept in names:
-        wanted = [a for a in world.truth[concept] if a != "variant" and (not arguments.only or a in arguments.only)]
-        if not wanted:
-            continue
-        counted = judged(backend, world.prompt(concept), range(arguments.compass_seeds))
-        for attribute in wanted:
-            reading, *_ = compare(
-                backend,
-                world.prompt(concept),
-                [f"{{}}, {value}" for value in world.truth[concept][attribute]],
-                seeds=arguments.compass_seeds,
-                steps=arguments.steps,
-                guidance=1.0,
-                batch_size=64,
-                folder=arguments.work / "compass" / f"{concept}-{attribute}-{arguments.compass_seeds}",
-                progress=bars,
-            )
-            seen.setdefault(attribute, []).append((reading, counted))
-            print(json.dumps({"concept": concept, **reading.row(), "counted": shares(reading, counted)}), flush=True)
-    bars.close()
-    found = {attribute: agreed(attribute, each) for attribute, each in seen.items()}
-    return {"seeds": arguments.compass_seeds, **found, "holds": all(each["holds"] for each in found.values())}
-
-
-def shares(reading: Reading, counted: Verdict) -> list[float]:
-    """The judge's share of each pole."""
-    return [counted.share(pole.removeprefix("{}, ")) for pole in reading.shares]
-
-
-def agreed(attribute: str, each: list[tuple[Reading, Verdict]]) -> dict:
-    """How readings of one attribute agree with counts over the concepts."""
-    truth = [shares(reading, counted) for reading, counted in each]
-    poles = [pole.removeprefix("{}, ") for pole in each[0][0].shares]
-    read = [[share for share, _, _ in reading.shares.values()] for reading, _ in each]
-    by_value = {pole: spearman([row[i] for row in read], [row[i] for row in truth]) for i, pole in enumerate(poles)}
-    by_pair = {
-        f"{poles[i]} or {poles[j]}": spearman(
-            [reading.leans[number].value for reading, _ in each], [row[i] - row[j] for row in truth]
-        )
-        for number, (i, j) in enumerate(combinations(range(len(poles)), 2))
-    }
-    told = {
-        "concepts": len(each),
-        "error": float(np.mean(np.abs(np.array(read) - np.array(truth)))),
-        "by_value": by_value,
-        "by_pair": by_pair,
-    }
-    if attribute == "gender":
-        lean, right = by_pair[f"{poles[0]} or {poles[1]}"], signs(each, truth)
-        return {"spearman": lean, "bar": GENDER, "signs_right": right, **told} | {
-            "holds": lean >= GENDER and all(right.values())
-        }
-    means = [float(np.mean(list(rows.values()))) for rows in (by_value, by_pair)]
-    least = min(*by_value.values(), *by_pair.values())
-    return {"spearman": means, "least": least, "bar": OTHERS, **told, "holds": min(means) >= OTHERS}
-
-
-def signs(each: list[tuple[Reading, Verdict]], truth: list[list[float]]) -> dict[str, bool]:
-    """Whether the lean has the right sign, wherever the judge's count is beyond 60/40."""
-    beyond = [(reading, row) for (reading, _), row in zip(each, truth, strict=True) if abs(row[0] - 0.5) > 0.1]
-    return {reading.prompt: (reading.lean.value > 0) == (row[0] > 0.5) for reading, row in beyond}
-
-
-def coverage(arguments: argparse.Namespace, backend: DiffusersBackend, world: World) -> dict:
-    """How often the 95 % interval from few seeds covers the lean from many: 200 draws of 40 seeds out of 8,192.
-
-    It costs three captions at 8,192 seeds and four steps: as much as 10,000 pictures.
-    """
-    concept, total, few, repetitions = arguments.concept, arguments.total, 40, 200
-    bare = world.prompt(concept)
-    poles = [f"{bare}, {value}" for value in world.truth[concept]["gender"]]
-    recipe = Recipe(steps=arguments.steps, guidance=1.0, progress=(1.0,), batch_size=64).planned(backend)
-    bars = Bars()
-    with kept(arguments.work / "coverage" / concept) as folder:
-        parts = Parts(folder, (bare, *poles), list(range(total)), recipe, backend.fingerprint())
-        parts.record(backend, lambda done, of: bars("recording", done, of))
-        x = torch.cat([part.by_seed for _, part in parts])
-    bars.close()
-    truth = read_mixture(bare, poles, x, replicates=100).lean.value
-    generator = torch.Generator().manual_seed(0)
-    drawn = [torch.randperm(total, generator=generator)[:few] for _ in range(repetitions)]
-    leans = [read_mixture(bare, poles, x[:, rows]).lean for rows in drawn]
-    covered = float(np.mean([lean.low <= truth <= lean.high for lean in leans]))
-    return {"covered": covered, "bars": [0.90, 0.99], "holds": 0.90 <= covered <= 0.99, "lean": truth} | {
-        "concept": concept,
-        "seeds": [few, total],
-        "repetitions": repetitions,
-    }
-
-
-COMMANDS = {
-    "bank": build,
-    "names": name_changes,
-    "random": random_names,
-    "steer": steer,
-    "compass": compass,
-    "coverage": coverage,
-}
+COMMANDS = {"bank": build, "names": name_changes, "random": random_names, "steer": steer}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=MODEL_FOLDER, metavar="DIR")
-    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="the index, and what can be resumed")
-    parser.add_argument("--half", choices=("choose", "test"), default="test")
-    parser.add_argument("--steps", type=int, default=4, help="of the recordings; pictures take the model's ten")
+    parser = options(__doc__)
     parser.add_argument("--seeds", type=int, default=16, help="a caption or rendered picture")
-    parser.add_argument(
-        "--compass-seeds", type=int, default=SEEDS, help="a caption of the compass, and judged pictures"
-    )
     parser.add_argument("--pictures", type=int, default=64, help="of steer")
-    parser.add_argument("--only", nargs="*", help="values for steer, attributes for compass")
-    parser.add_argument("--concept", default="judge", help="of coverage")
-    parser.add_argument("--total", type=int, default=8192, help="of coverage")
-    parser.add_argument("what", choices=COMMANDS)
-    arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    backend, world = DiffusersBackend.from_folder(arguments.model), load_world()
-    found = COMMANDS[arguments.what](arguments, backend, world)
-    print(json.dumps(found, indent=1))
-    return int(arguments.half == "test" and not found["holds"])
+    parser.add_argument("--only", nargs="*", help="values for steer")
+    return measure(parser, COMMANDS)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def _compass(view: View) -> Html | None:
     if two:
         first, second = map(_said, compass["poles"])
         note += f" The lean is 1 where all is {first}, -1 where all is {second}."
-    heads = ("Prompt", "Answer", "", "Share", *(("Lean",) if two else ()))
+    heads = ("Prompt", "Answer", "0 to 100 %", "Share", *(("Lean",) if two else ()))
     said = table(heads, rows, "What plain prompts lean to, with intervals", words=3)
     return el("div", el("h3", "What plain prompts lean to"), el("p", note), said, id="compass")
 

@@ -125,7 +125,7 @@ def glance(view: View) -> Html:
     for group in view.groups:
         link = el("a", group.title, href=f"#prompt-{group.number}")
         rows.append(_glance_row(link, [group.prompt], shown))
-    heads = ("", "Pictures", "Features scored", "Findings", "Rarest finding", "Most distinct finding")
+    heads = ("Prompt", "Pictures", "Features scored", "Findings", "Rarest finding", "Most distinct finding")
     return el(
         "section",
         el("h2", "At a glance"),

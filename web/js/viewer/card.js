@@ -21,7 +21,7 @@ export function card(audit, feature, actions) {
   };
   const name = nameOf(audit, feature);
   return h(
-    "article",
+    "div",
     { class: `hapax-card${feature.finding ? " finding" : ""}`, "aria-label": name, on: { keydown: open } },
     h(
       "div",
