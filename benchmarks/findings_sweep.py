@@ -48,8 +48,15 @@ def axes(images: int) -> dict[str, list[Point]]:
     }
 
 
-def measure(lab: Lab, concepts: list[str], point: Point) -> Score:
-    """What an audit of each concept finds with this setting."""
+def measure(lab: Lab, concepts: list[str], point: Point, done: dict[Point, Score]) -> Score:
+    """What an audit of each concept finds with this setting; the default lies on every axis, and is measured once."""
+    setting = replace(point, label="")
+    if setting not in done:
+        done[setting] = _measured(lab, concepts, point)
+    return done[setting]
+
+
+def _measured(lab: Lab, concepts: list[str], point: Point) -> Score:
     score = Score()
     for concept in concepts:
         collection = lab.collection(concept, point.images)
@@ -96,13 +103,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/sweep"), help="folder for the plots and sweep.json")
     options = parser.parse_args()
     lab, concepts, whole = Lab(options.cache, options.model), concepts_of(options.concepts), {}
+    done: dict[Point, Score] = {}
     options.out.mkdir(parents=True, exist_ok=True)
     for axis, points in axes(250 if options.small else options.images).items():
         if axis not in options.axes:
             continue
         chosen, shares = points[:2] if options.small else points, []
         for point in chosen:
-            score = measure(lab, concepts, point)
+            score = measure(lab, concepts, point, done)
             shares.append(score.shares())
             print(score.line(f"{axis} {point.label}"), flush=True)
         curves = {name: [share[name][0] / max(1, share[name][1]) for share in shares] for name in METRICS}
