@@ -21,10 +21,11 @@ import torch
 from directions_world import concepts, judged, measure, options
 from hapax.core.backends.diffusers import DiffusersBackend
 from hapax.core.commands.common import Bars
-from hapax.core.directions import Reading, Recipe, compare
+from hapax.core.directions import Reading, compare
 from hapax.core.directions.compass import read_mixture
 from hapax.core.directions.parts import Parts, kept
-from hapax.core.emoji.judge import Verdict
+from hapax.core.directions.recording import LatentRecipe
+from hapax.core.durable import write_file
 from hapax.core.emoji.world import World
 
 
@@ -52,13 +53,13 @@ def compass(arguments: argparse.Namespace, backend: DiffusersBackend, world: Wor
     of each value, and the lean of each pair, over the concepts that have them; the bar is on the mean over values and
     on the mean over pairs, and the least is told too.
     """
-    seen: dict[str, list[tuple[Reading, Verdict]]] = {}
+    seen: dict[str, list[tuple[Reading, dict[str, float]]]] = {}
     names, bars = concepts(world, "choose" if arguments.half == "choose" else "all"), Bars()
     for concept in names:
         wanted = [a for a in world.truth[concept] if a != "variant" and (not arguments.only or a in arguments.only)]
-        if not wanted:
+        if not wanted or (arguments.concepts and concept not in arguments.concepts):
             continue
-        counted = judged(backend, world.prompt(concept), range(arguments.compass_seeds))
+        counted = counts(arguments, backend, world, concept)
         for attribute in wanted:
             reading, *_ = compare(
                 backend,
@@ -78,12 +79,23 @@ def compass(arguments: argparse.Namespace, backend: DiffusersBackend, world: Wor
     return {"seeds": arguments.compass_seeds, **found, "holds": all(each["holds"] for each in found.values())}
 
 
-def shares(reading: Reading, counted: Verdict) -> list[float]:
+def counts(arguments: argparse.Namespace, backend: DiffusersBackend, world: World, concept: str) -> dict[str, float]:
+    """The share of each value that the judge counts in base pictures; kept in DIR."""
+    path = arguments.work / "compass" / f"{concept}-{arguments.compass_seeds}.json"
+    if not path.exists():
+        verdict = judged(backend, world.prompt(concept), range(arguments.compass_seeds))
+        found = {value: verdict.share(value) for table in world.truth[concept].values() for value in table}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, json.dumps(found).encode())
+    return json.loads(path.read_text())
+
+
+def shares(reading: Reading, counted: dict[str, float]) -> list[float]:
     """The judge's share of each pole."""
-    return [counted.share(pole.removeprefix("{}, ")) for pole in reading.shares]
+    return [counted[pole.removeprefix("{}, ")] for pole in reading.shares]
 
 
-def agreed(attribute: str, each: list[tuple[Reading, Verdict]]) -> dict:
+def agreed(attribute: str, each: list[tuple[Reading, dict[str, float]]]) -> dict:
     """How readings of one attribute agree with counts over the concepts."""
     truth = [shares(reading, counted) for reading, counted in each]
     poles = [pole.removeprefix("{}, ") for pole in each[0][0].shares]
@@ -111,7 +123,7 @@ def agreed(attribute: str, each: list[tuple[Reading, Verdict]]) -> dict:
     return {"spearman": means, "least": least, "bar": OTHERS, **told, "holds": min(means) >= OTHERS}
 
 
-def signs(each: list[tuple[Reading, Verdict]], truth: list[list[float]]) -> dict[str, bool]:
+def signs(each: list[tuple[Reading, dict[str, float]]], truth: list[list[float]]) -> dict[str, bool]:
     """Whether the lean has the right sign, wherever the judge's count is beyond 60/40."""
     beyond = [(reading, row) for (reading, _), row in zip(each, truth, strict=True) if abs(row[0] - 0.5) > 0.1]
     return {reading.prompt: (reading.lean.value > 0) == (row[0] > 0.5) for reading, row in beyond}
@@ -125,7 +137,7 @@ def coverage(arguments: argparse.Namespace, backend: DiffusersBackend, world: Wo
     concept, total, few, repetitions = arguments.concept, arguments.total, 40, 200
     bare = world.prompt(concept)
     poles = [f"{bare}, {value}" for value in world.truth[concept]["gender"]]
-    recipe = Recipe(steps=arguments.steps, guidance=1.0, progress=(1.0,), batch_size=64).planned(backend)
+    recipe = LatentRecipe("mid", arguments.steps, 1.0, (0.85,), 64, reads=bare)
     bars = Bars()
     with kept(arguments.work / "coverage" / concept) as folder:
         parts = Parts(folder, (bare, *poles), list(range(total)), recipe, backend.fingerprint())
@@ -150,6 +162,7 @@ def main() -> int:
         "--compass-seeds", type=int, default=SEEDS, help="a caption of the compass, and judged pictures"
     )
     parser.add_argument("--only", nargs="*", help="attributes for compass")
+    parser.add_argument("--concepts", nargs="*", help="only these, such as to share the work between processes")
     parser.add_argument("--concept", default="judge", help="of coverage")
     parser.add_argument("--total", type=int, default=8192, help="of coverage")
     return measure(parser, {"compass": compass, "coverage": coverage})

@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 from emoji_eval import BATCH, Lab, Truth, concepts_of, lab_options
+from hapax.core.backends.autoencoder import encode
+from hapax.core.backends.denoiser import Conditioned
 from hapax.core.emoji import DEMO
 from hapax.core.emoji.judge import judge
 from hapax.core.emoji.world import load_world
@@ -41,8 +43,6 @@ from hapax.core.invdiff import (
     save_guidance,
     train_guidance,
 )
-from hapax.core.invdiff.data import encode
-from hapax.core.invdiff.denoiser import Conditioned
 from hapax.core.invdiff.metrics import normalised_mutual_information, permutation_null
 from hapax.core.sce import vendi_score
 from invdiff_rivals import low_rank, official_groups, official_losses, train_low_rank, train_official

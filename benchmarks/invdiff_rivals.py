@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from hapax.core.backends.denoiser import Conditioned, frozen
 from hapax.core.backends.diffusers import DiffusersBackend
 from hapax.core.invdiff import GuidanceConfig, PictureSet
-from hapax.core.invdiff.denoiser import Conditioned, frozen
 from hapax.core.invdiff.lessons import Lessons
 from hapax.core.invdiff.objective import group_objective
 from hapax.core.taps import Step

@@ -18,6 +18,7 @@ from ..core.sites import Site
 from ..core.taps import Step, Tap
 from .comfy_sites import sites_of
 from .comfy_taps import add_tap
+from .denoising import ComfyDenoising, call_denoiser
 from .fingerprint import patches_fingerprint
 from .fitting import identity
 from .probing import probe
@@ -133,6 +134,27 @@ class ComfyBackend:
         if min(size) < 1:
             raise HapaxError(f"{width} x {height} pixels is less than a cell of {cell} x {cell}; give a larger size.")
         return size
+
+    def denoise_under(
+        self,
+        prompt: str,
+        latents: Tensor,
+        rows: int,
+        site: str | Site,
+        body: Callable[[ComfyDenoising, Tensor], Tensor],
+    ) -> Tensor:
+        """Return `body(denoising, latents)` under a prompt, the latents [N, C, h, w] in the denoiser's own scale.
+
+        Args:
+            rows: the most that `body` gives to one call.
+            site: where it puts its taps.
+        """
+        inside = self.model.model.process_latent_in(latents).float().clone()
+
+        def within(model: ComfyDenoising) -> Tensor:
+            return body(model, inside)
+
+        return call_denoiser(self.model, [prompt], [self.encode(prompt)], inside.shape[1:], rows, within, site=site)
 
     def picture_activations(
         self,

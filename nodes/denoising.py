@@ -81,7 +81,7 @@ def call_denoiser(
 
 
 class ComfyDenoising:
-    """What probing and training need of a model (`core.invdiff.denoiser.Denoising`), through ComfyUI."""
+    """What probing and training need of a model (`core.backends.denoiser.Denoising`), through ComfyUI."""
 
     def __init__(
         self,

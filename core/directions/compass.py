@@ -1,16 +1,19 @@
 """The bias compass: where the pictures of an unqualified prompt lie between poles, and how sure that is.
 
 Our own reading of the idea of SCALEX (arXiv 2511.13750), whose formula could not be read. A prompt's pictures are a
-mixture of kinds, and at a site's last steps the mean activation of a mixture is nearly the mixture of the kinds'
-means (measured on the emoji model; at the first steps it is not). So the prompt's mean is read as a mixture of the
-means under captions that name the poles.
+mixture of kinds, so whatever is measured of each picture alone has a mean that is the mixture of the kinds' means. What
+is measured is the activation of a site when the denoiser looks at the finished latent again, with noise on it, under
+the unqualified prompt: the poles' pictures too are looked at under that prompt. (While pictures are made, activations
+also hold the words of their own caption, and the mean under the prompt is no mixture of those under the poles: on the
+emoji model, firefighters were read as 27 % women, of whom there are 3 %.)
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +22,11 @@ import torch
 from torch import Tensor
 
 from ..errors import HapaxError
+from ..sites import select_site
 from ..statistics import bootstrap_weights, permutation_p, recentred_interval
 from .evidence import agreement, sign_flip_null
 from .parts import Parts, kept
-from .recording import Recipe, check_seeds
+from .recording import LatentRecipe, check_seeds
 
 REPLICATES = 1000
 # Mixtures are fitted by trying every subset of the poles.
@@ -95,7 +99,7 @@ def compare(
     steps: int = 4,
     site: str = "mid",
     guidance: float | None = None,
-    at: Sequence[float] = (1.0,),
+    at: Sequence[float] = (0.85,),
     batch_size: int = 8,
     size: Mapping[str, Any] | None = None,
     folder: str | Path | None = None,
@@ -104,11 +108,12 @@ def compare(
     """Read where prompts lie between poles.
 
     Args:
-        backend, steps, site, guidance, batch_size, size, folder: as in `CaptionIndex.build`.
+        backend, steps, site, guidance, batch_size, size: as in `CaptionIndex.build`.
+        folder: holds a folder for each prompt's recording, by which it resumes; None keeps nothing.
         prompts: unqualified ones, such as "a photo of a doctor".
         poles: 2 to 8 captions; `{}` stands for the prompt: "{}, woman" is far more exact than "a woman".
         seeds: R >= 4 of them, or how many. The prompt's share of a rare kind needs many.
-        at: progress of the calls that are averaged; late ones, where pictures are decided.
+        at: points of the way, in [0, 1], whose noise is put on the latents; activations at all of them are averaged.
         progress: called as progress("recording", captions done, of so many).
 
     Returns:
@@ -121,14 +126,35 @@ def compare(
     poles, listed = check_poles(poles), check_seeds(seeds)
     if len(listed) < 4:
         raise HapaxError(f"There are {len(listed)} seeds; give at least 4.")
-    texts = {prompt: [prompt, *(pole.replace("{}", prompt) for pole in poles)] for prompt in prompts}
-    captions = tuple(dict.fromkeys(text for each in texts.values() for text in each))
-    recipe = Recipe(site, steps, guidance, tuple(at), batch_size, dict(size or {})).planned(backend)
+    site = str(select_site(backend.sites, site))
+    recipe = LatentRecipe(site, steps, guidance, tuple(sorted(at)), batch_size, dict(size or {}))
+    readings = []
     with kept(folder) as place:
-        parts = Parts(place, captions, listed, recipe, backend.identity()["model"])
-        parts.record(backend, lambda done, of: progress and progress("recording", done, of))
-        means = {captions[row]: part.by_seed[i] for span, part in parts for i, row in enumerate(span)}
-    return [read_mixture(prompt, poles, torch.stack([means[t] for t in texts[prompt]])) for prompt in prompts]
+        for number, prompt in enumerate(prompts):
+
+            def report(done: int, of: int, number: int = number) -> None:
+                if progress is not None:
+                    progress("recording", number * of + done, len(prompts) * of)
+
+            texts = [prompt, *(pole.replace("{}", prompt) for pole in poles)]
+            x = _seen(backend, place / _folder_of(prompt), texts, listed, replace(recipe, reads=prompt), report)
+            readings.append(read_mixture(prompt, poles, x))
+    return readings
+
+
+def _seen(
+    backend: Any, folder: Path, texts: list[str], seeds: list[int], recipe: LatentRecipe, report: Callable
+) -> Tensor:
+    """What a site shows of each text's latents: [texts, R, C], averaged over the recipe's points of the way."""
+    captions = tuple(dict.fromkeys(texts))
+    parts = Parts(folder, captions, seeds, recipe, backend.identity()["model"])
+    parts.record(backend, report)
+    means = {captions[row]: part.by_seed[i] for span, part in parts for i, row in enumerate(span)}
+    return torch.stack([means[text] for text in texts])
+
+
+def _folder_of(prompt: str) -> str:
+    return sha256(prompt.encode()).hexdigest()[:16]
 
 
 def read_mixture(prompt: str, poles: Sequence[str], x: Tensor, *, replicates: int = REPLICATES) -> Reading:

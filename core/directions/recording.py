@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import HapaxError
 from ..sites import select_site
 from ..taps import Step
+from .latents import read_latents
 from .pictures import picture_activations
 from .pooled import PooledRecorder
 
@@ -99,6 +100,34 @@ class Recipe:
     ) -> Any:
         options = {"steps": self.steps, "guidance": self.guidance, "batch_size": self.batch_size, **self.size}
         return backend.sample(prompts, seeds, taps, output=output, progress=report, **options)
+
+
+@dataclass(frozen=True)
+class LatentRecipe(Recipe):
+    """A recipe by which the model looks again at what it made, without the autoencoder; `reads` and `progress` are set.
+
+    Captions that are read under one prompt differ by what is to be seen alone: while their pictures are made, what is
+    recorded also has the caption's own words in it.
+    """
+
+    def _read(self, backend: Any, prompts: list[str], seeds: Sequence[int], report: Any) -> Tensor:
+        assert self.reads is not None
+        assert self.progress is not None
+        every, looks = list(seeds) * (len(prompts) // len(seeds)), len(self.progress)
+        total = len(every) * (self.steps + looks)
+
+        def made(done: int, of: int) -> None:
+            if report is not None:
+                report(done, total)
+
+        def looked(done: int) -> None:
+            if report is not None:
+                report(len(every) * self.steps + done * looks, total)
+
+        latents = self._sample(backend, prompts, every, {}, "latent", made)
+        options = {"prompt": self.reads, "progress": self.progress, "site": self.site, "batch_size": self.batch_size}
+        found = read_latents(backend, latents, every, size=self.size, report=looked, **options)
+        return found.unflatten(0, (len(prompts) // len(seeds), len(seeds)))
 
 
 class _Calls:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..backends.autoencoder import code_shift, encode
 from ..backends.diffusers import DiffusersBackend
 from ..backends.noise import is_flux, picture_size
 from ..collect import Sampling, batches
@@ -198,15 +199,6 @@ def read_pictures(
 
 
 @torch.inference_mode()
-def encode(backend: DiffusersBackend, pixels: Tensor) -> Tensor:
-    """Turn pictures `[N, 3, H, W]` in [-1, 1] into clean latents as the denoiser sees them, float32 on the CPU."""
-    pipeline, vae = backend.pipeline, backend.pipeline.vae
-    mean = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode().float().cpu()
-    latents = (mean - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
-    return pipeline._pack_latents(latents, *latents.shape) if is_flux(backend.denoiser) else latents
-
-
-@torch.inference_mode()
 def decode(backend: DiffusersBackend, pictures: PictureSet) -> Iterator[Image.Image]:
     """Yield the pictures of a set's latents."""
     pipeline, vae = backend.pipeline, backend.pipeline.vae
@@ -214,7 +206,7 @@ def decode(backend: DiffusersBackend, pictures: PictureSet) -> Iterator[Image.Im
     for latents in pictures.latents.split(_AT_ONCE):
         if is_flux(backend.denoiser):
             latents = pipeline._unpack_latents(latents, *size, pipeline.vae_scale_factor)
-        z = latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
+        z = latents / vae.config.scaling_factor + code_shift(pipeline)
         pixels = vae.decode(z.to(vae.device, vae.dtype), return_dict=False)[0].float().cpu()
         yield from pipeline.image_processor.postprocess(pixels, output_type="pil")
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from ..backends.denoiser import Denoising
 from ..distributed import world_size
 from ..errors import HapaxError
 from .data import PictureSet
-from .denoiser import Denoising
 
 if TYPE_CHECKING:
     from .training import GuidanceConfig

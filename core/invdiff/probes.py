@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..backends.denoiser import Denoising, denoising
 from ..backends.diffusers import DiffusersBackend
 from ..collect import batches
 from ..distributed import gather, mine
 from ..errors import HapaxError
 from .data import PictureSet
-from .denoiser import Denoising, denoising
 
 Progress = Callable[[str, int, int], None]
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, autocast, nn
 
+from ..backends.denoiser import Denoising, denoising
 from ..backends.diffusers import DiffusersBackend
 from ..distributed import average_gradients, rank, same_everywhere, summed, world_size
 from ..errors import HapaxError
@@ -18,7 +19,6 @@ from ..sites import select_site
 from ..steering import Scope
 from .checkpoints import Checkpoint
 from .data import PictureSet
-from .denoiser import Denoising, denoising
 from .groups import balanced_weights, checked_weights
 from .lessons import Lessons
 from .module import GuidanceModule, GuidanceShape

@@ -62,8 +62,9 @@ def _compass(view: View) -> Html | None:
     two = len(compass["poles"]) == 2
     rows = [row for entry in compass["prompts"] for row in _shares(entry, prompts[entry["index"]], two)]
     note = (
-        "No picture is counted here. The model's state under the plain prompt is read as a mixture of its states under "
-        f"prompts that say the answer, the one that comes nearest: {count(compass['seeds'])} seeds a prompt, "
+        "No picture is counted here. The model looks again at what it made under the plain prompt and under prompts "
+        "that say the answer; the first is read as the mixture of the others that comes nearest: "
+        f"{count(compass['seeds'])} seeds a prompt, "
         f"{plural(compass['steps'], 'step')}, at {compass['site']}. Whiskers are 95 % intervals over seeds."
     )
     if two:

@@ -76,9 +76,10 @@ def test_mixture_shares_agree_with_projected_gradient() -> None:
     torch.testing.assert_close(cost(found), cost(logits.softmax(1)), atol=5e-3, rtol=0)
 
 
-def test_a_prompt_that_is_one_of_the_poles_leans_fully(tiny_pipelines, tmp_path) -> None:
-    backend = DiffusersBackend(tiny_pipelines.build("sd1"))
-    options = {"seeds": 6, "steps": 2, "guidance": 1.0, "folder": tmp_path}
+@pytest.mark.parametrize(("family", "site"), [("sd1", "mid"), ("sdxl", "mid"), ("sd3", "double.1"), ("flux", "eps")])
+def test_a_prompt_that_is_one_of_the_poles_leans_fully(tiny_pipelines, tmp_path, family: str, site: str) -> None:
+    backend = DiffusersBackend(tiny_pipelines.build(family))
+    options = {"seeds": 6, "steps": 2, "guidance": 1.0, "folder": tmp_path, "site": site}
     first, second = compare(backend, ["a cat", "a dog"], ["{}", "a tree"], **options)
     assert first.lean[:3] == ("{}", "a tree", pytest.approx(1.0, abs=1e-3))
     assert first.row()["shares"][0]["share"] == pytest.approx(1.0, abs=1e-3)

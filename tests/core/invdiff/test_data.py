@@ -3,11 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hapax.core.backends.autoencoder import encode
+from hapax.core.backends.denoiser import Conditioned
 from hapax.core.backends.diffusers import DiffusersBackend
 from hapax.core.collect import Sampling
 from hapax.core.errors import HapaxError
-from hapax.core.invdiff.data import PictureSet, decode, encode, make_pictures, read_pictures
-from hapax.core.invdiff.denoiser import Conditioned
+from hapax.core.invdiff.data import PictureSet, decode, make_pictures, read_pictures
 from hapax.core.invdiff.probes import Probes, probe_losses
 from PIL import Image
 

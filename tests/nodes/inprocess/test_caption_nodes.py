@@ -6,7 +6,9 @@ import comfy.model_management
 import pytest
 import torch
 from hapax.core.direction import Direction
+from hapax.core.directions import PooledRecorder
 from hapax.core.directions.compass import pole_name
+from hapax.core.directions.latents import read_latents
 from hapax.core.errors import HapaxError
 from hapax.core.taps import Recorder
 from hapax.nodes import folders, sampling, schema
@@ -17,6 +19,7 @@ from hapax.nodes.combining import CombineDirections
 from hapax.nodes.comfy_taps import add_tap
 from hapax.nodes.compass import BiasCompass
 from hapax.nodes.directions import ApplyDirection
+from hapax.nodes.probing import probe
 
 import nodes as comfy_nodes
 
@@ -147,20 +150,30 @@ def test_progress_is_reported(build, monkeypatch):
     assert len(seen) > 5
 
 
+class Words:
+    """A text encoder of the width that the tiny models of all families take."""
+
+    def __init__(self, tiny_models, family):
+        self.encoded = lambda words: tiny_models.conditioning(sum(words.encode()), 3.5 if family == "flux" else None)
+
+    def tokenize(self, words):
+        return words
+
+    def encode_from_tokens_scheduled(self, words):
+        return self.encoded(words)
+
+
 @pytest.mark.parametrize("family", ["sdxl", "sd3", "flux"])
 def test_every_family_is_indexed(subject, tiny_models, run, family):
     tiny = subject(family)
-
-    class Words:
-        """A text encoder of the width that the tiny models of all families take."""
-
-        def tokenize(self, words):
-            return words
-
-        def encode_from_tokens_scheduled(self, words):
-            return tiny_models.conditioning(sum(words.encode()), 3.5 if family == "flux" else None)
-
-    given = {"model": tiny.model, "clip": Words(), "bank": BELOW, "captions": CAPTIONS, "prompts": "", "run": run}
+    given = {
+        "model": tiny.model,
+        "clip": Words(tiny_models, family),
+        "bank": BELOW,
+        "captions": CAPTIONS,
+        "prompts": "",
+        "run": run,
+    }
     index = BuildCaptionIndex.execute(**given, neutral="", whiten=0.0, **{**SAMPLING, "seeds": 2, "steps": 2}).result[0]
     assert index.site == {"sdxl": "mid", "sd3": "double.1", "flux": "double.1"}[family]
     assert index.lookup(index.direction("a dog"), 1)[0][0] == "a dog"
@@ -290,6 +303,20 @@ def test_directions_are_combined(index):
     assert third.scale == pytest.approx(2 * cat.scale)
     assert third.meta["label"] == "mine"
     assert index.name(third).nearest[0][0] == "a cat"
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl", "sd3", "flux"])
+def test_the_compass_looks_again_as_one_call_of_the_denoiser_does(subject, tiny_models, family):
+    tested, clip = subject(family), Words(tiny_models, family)
+    backend = ComfyBackend(tested.model, clip, "euler", "normal")
+    made = {"steps": 2, "guidance": 1.0, "batch_size": 2, "width": 64, "height": 64}
+    latents = backend.sample("a cat", [1, 2], {}, **made)
+    found = read_latents(backend, latents, [7, 8], prompt="a dog", progress=[0.5], site=tested.site, batch_size=2)
+    for row, seed in enumerate((7, 8)):
+        recorder = PooledRecorder([0.5])
+        tapped = add_tap(tested.model, tested.site, recorder)
+        probe(tapped, text(clip, "a dog"), latents[row : row + 1], [0.5], seed, lambda done: None)
+        torch.testing.assert_close(found[row], recorder.take(0), atol=2e-3, rtol=1e-3)
 
 
 def test_the_compass_reads_a_pole_as_itself(sd15, clip, run):

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..backends.diffusers import DiffusersBackend, Taps
-from ..backends.hooks import _CALLS, Rows
-from ..backends.noise import is_flux
-from ..backends.schedules import TrainingSchedule
 from ..errors import HapaxError
 from ..sites import Site
+from .diffusers import DiffusersBackend, Taps
+from .hooks import _CALLS, Rows
+from .noise import is_flux
+from .schedules import TrainingSchedule
 
 
 class Denoising(Protocol):
