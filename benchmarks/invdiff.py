@@ -1,7 +1,7 @@
 """How evenly guided pictures fall, and what that costs, against rivals, by the judge of the emoji world.
 
     python benchmarks/invdiff.py --cache DIR [--model DIR] [--concepts choose] [--arms base ours oracle ...]
-        [--images 1000] [--test 1000] [--steps 1500] [--strength 1.5] [--official-steps 6000]
+        [--images 1000] [--test 1000] [--steps 1500] [--strength 1.25] [--official-steps 6000]
 
 One module is trained for all concepts, on the pictures of `emoji_eval.py`'s cache; pictures to judge come from seeds
 that were never trained on. Arms: base; ours (groups by CLIP); losses (groups by probe losses); sae (by an SAE's
@@ -33,7 +33,6 @@ from hapax.core.invdiff import (
     GuidanceConfig,
     PictureSet,
     Probes,
-    balanced_weights,
     bias_floor,
     bias_interval,
     coverage,
@@ -41,6 +40,7 @@ from hapax.core.invdiff import (
     kl_to_uniform,
     probe_losses,
     save_guidance,
+    spread_probabilities,
     train_guidance,
 )
 from hapax.core.invdiff.metrics import normalised_mutual_information, permutation_null
@@ -66,7 +66,12 @@ class Bench:
         self.truths = [collection.truth for collection in self.collections]
         self.pictures = self._pictures()
         self.config = GuidanceConfig(
-            steps=options.steps, batch_size=options.batch, lr=options.lr, end=options.end, bf16=True, seed=options.seed
+            steps=options.steps,
+            batch_size=options.batch,
+            lr=options.lr,
+            end=options.end,
+            bf16=options.bf16,
+            seed=options.seed,
         )
 
     def _pictures(self) -> PictureSet:
@@ -94,7 +99,7 @@ class Bench:
         """Groups without labels: weights [N, G] and probabilities [N]."""
         table, prompt = self.table(by), self.pictures.prompt
         weights = infer_groups(table, self.options.groups, seed=self.options.seed, prompt=prompt)
-        return weights, balanced_weights(weights, prompt, table=table)
+        return weights, spread_probabilities(table, prompt)
 
     def true_groups(self) -> tuple[Tensor, Tensor]:
         """The judge's cells of gender and skin, and probabilities with both margins even (raking)."""
@@ -263,7 +268,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--end", type=float, default=1.0, help="end of the guidance's window")
-    parser.add_argument("--strength", type=float, default=1.5, help="of inferred groups' guidance; the oracle has 1")
+    parser.add_argument("--strength", type=float, default=1.25, help="of inferred groups' guidance; the oracle has 1")
+    parser.add_argument("--bf16", action="store_true", help="faster where the CPU has it, far slower where not")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_grad_enabled(True)

@@ -13,8 +13,9 @@ from ..core.collect import batches, thumbnail
 from ..core.contact_sheet import Row, draw_sheet
 from ..core.errors import HapaxError
 from ..core.invdiff.data import PictureSet
-from ..core.invdiff.groups import balanced_weights, infer_groups, strata
+from ..core.invdiff.groups import infer_groups, strata
 from ..core.invdiff.probes import probe_losses
+from ..core.invdiff.spread import spread_probabilities
 from ..core.statistics import wilson_interval
 from .caption_runs import caption_bar
 from .denoising import call_denoiser
@@ -82,8 +83,8 @@ class InferBiasGroups(io.ComfyNode):
                     default=32,
                     min=1,
                     max=1024,
-                    tooltip="How many groups to sort each prompt's pictures into. Many small ones are better than a "
-                    "few: a rare kind then has one of its own.",
+                    tooltip="How many groups to sort each prompt's pictures into, to look at: with many small ones a "
+                    "rare kind has one of its own. How often each picture is to be shown doesn't depend on it.",
                 ),
                 widget(
                     io.Combo,
@@ -148,7 +149,7 @@ class InferBiasGroups(io.ComfyNode):
         else:
             table = _embeddings(scorer, decode, report)
         weights = infer_groups(table, min(groups[0], len(pictures)), seed=seed[0], prompt=pictures.prompt)
-        probabilities = balanced_weights(weights, pictures.prompt, table=table)
+        probabilities = spread_probabilities(table, pictures.prompt)
         found = BiasGroups(pictures, tuple(prompts), weights, probabilities, by[0], identity(model[0]))
         sheets, lines = _sheets(found, decode, shown[0])
         text = "\n".join(lines)

@@ -8,6 +8,7 @@ from .metrics import bias_floor, bias_interval, bias_score, coverage, kl_interva
 from .module import GuidanceModule, GuidanceShape
 from .objective import group_losses, group_objective
 from .probes import Probes, probe_losses
+from .spread import spread_probabilities
 from .training import GuidanceConfig, train_guidance
 
 __all__ = [
@@ -35,5 +36,6 @@ __all__ = [
     "read_pictures",
     "recall",
     "save_guidance",
+    "spread_probabilities",
     "train_guidance",
 ]

@@ -61,16 +61,14 @@ def infer_groups(
     Raises:
         HapaxError: not a finite table, or a number of groups that can't be.
     """
-    x = losses.detach().double().cpu()
-    if x.ndim != 2 or not bool(torch.isfinite(x).all()):
-        raise HapaxError(f"losses has shape {tuple(losses.shape)}; give finite numbers, a row per picture: [N, P].")
+    x = checked_table(losses)
     if not 1 <= n_groups <= len(x):
         raise HapaxError(f"{n_groups} groups can't be made of {len(x)} pictures; give 1 to {len(x)}.")
     if not temperature > 0 or not 0 <= balance <= 1:
         raise HapaxError(f"temperature is {temperature} and balance {balance}; give T > 0 and 0 <= balance <= 1.")
     weights = torch.full((len(x), n_groups), 1 / n_groups, dtype=torch.float64)
     parts = strata(prompt, len(x))
-    scores = _scores(x, parts, components)
+    scores = principal_scores(x, parts, components)
     for rows in parts:
         count = min(n_groups, len(rows))
         if count == 1 or not bool(scores[rows].any()):
@@ -94,21 +92,15 @@ def strata(prompt: Tensor | None, n: int) -> list[Tensor]:
     return [each for each in rows if len(each) >= _FEWEST] + ([torch.cat(small)] if small else [])
 
 
-def balanced_weights(
-    weights: Tensor, prompt: Tensor | None = None, *, table: Tensor | None = None, components: int = COMPONENTS
-) -> Tensor:
-    """Probabilities `[N]` of pictures under which the groups are even: p_n = sum_g q_g W_ng / M_g, M_g = sum_n W_ng.
+def balanced_weights(weights: Tensor, prompt: Tensor | None = None) -> Tensor:
+    """Probabilities `[N]` of pictures under which the groups are even: p_n = 1 / G sum_g W_ng / M_g, M_g = sum_n W_ng.
 
-    Under them the mean of a loss is the mean of the groups' means at shares q. Without `table` q_g = 1 / G (plain
-    balancing). But groups come as they are found: of ten clusters nine may be of the usual kind, and even shares
-    leave the rare one at a tenth. With the table that they were inferred from, the shares spread the pictures over
-    its directions instead, whatever number of clusters lies along each: see `spread_shares`.
+    Under them the mean of a loss is the mean of the groups' means (plain balancing). Groups of next to no pictures
+    count for nothing. Where groups are clusters, several may be of one kind: see `spread_probabilities`.
 
     Args:
         weights: `[N, G]` as `infer_groups` returns it.
         prompt: `[N]` each picture's prompt; probabilities sum to 1 within each. None: all are of one prompt.
-        table: `[N, P]` losses, or whatever else the groups were inferred from.
-        components: principal components of it, over which to spread, as in `infer_groups`.
 
     >>> balanced_weights(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
     tensor([0.2500, 0.2500, 0.5000], dtype=torch.float64)
@@ -116,47 +108,21 @@ def balanced_weights(
     w = checked_weights(weights, len(weights)).double()
     p = torch.zeros(len(w), dtype=torch.float64)
     prompts = torch.zeros(len(w), dtype=torch.long) if prompt is None else prompt
-    scores = None if table is None else _scores(table.double(), strata(prompt, len(w)), components)
     for u in prompts.unique():
         rows = (prompts == u).nonzero().flatten()
         mass = w[rows].sum(0)
         held = mass >= min(_LEAST_MASS, float(mass.max()) / 2)
-        within = w[rows][:, held] / mass[held]
-        shares = torch.full((int(held.sum()),), 1 / int(held.sum()), dtype=torch.float64)
-        if scores is not None and bool(scores[rows].any()):
-            shares = spread_shares(within.T @ scores[rows] / scores[rows].std(), mass[held])
-        p[rows] = within @ shares
+        p[rows] = (w[rows][:, held] / mass[held]).mean(1)
         p[rows] /= p[rows].sum()
     return p
 
 
-def spread_shares(means: Tensor, masses: Tensor, *, ridge: float = 1e-2, iterations: int = 300) -> Tensor:
-    """Shares `[G]` of groups that spread their means most widely: max_q log det(Cov_q(means) + ridge).
-
-    This is D-optimal design (multiplicative algorithm, Silvey, Titterington and Torsney 1978). Where independent
-    attributes add up in the means, its optimum is even in each attribute on its own: a yes-or-no attribute has its
-    largest variance at one half, the corners of a simplex at equal weights. Evenness over groups isn't; it
-    depends on how many groups each attribute was cut into.
-
-    Args:
-        means: `[G, D]`, in units in which 1 is large against the ridge.
-        masses: `[G]` pictures in each, the first guess.
-
-    >>> means = torch.tensor([[-1.0], [-0.9], [-1.1], [1.0]])
-    >>> shares = spread_shares(means, torch.tensor([50.0, 30.0, 15.0, 5.0]))
-    >>> [round(share, 2) for share in shares.tolist()]
-    [0.0, 0.0, 0.5, 0.5]
-    """
-    means, q = means.double(), masses.double() / masses.sum()
-    if not means.numel():
-        return torch.full_like(q, 1 / len(q))
-    for _ in range(iterations):
-        centred = means - q @ means
-        spread = (centred * q[:, None]).T @ centred + ridge * torch.eye(means.shape[1], dtype=q.dtype)
-        # A group's leverage, and 1 for the constant: the gradient of the log determinant with respect to its share.
-        q = q * (1 + (centred @ torch.linalg.inv(spread) * centred).sum(1))
-        q = q / q.sum()
-    return q
+def checked_table(table: Tensor) -> Tensor:
+    """Return a table of finite numbers [N, P] in float64 on the CPU, else raise HapaxError."""
+    x = table.detach().double().cpu()
+    if x.ndim != 2 or not bool(torch.isfinite(x).all()):
+        raise HapaxError(f"The table has shape {tuple(table.shape)}; give finite numbers, a row per picture: [N, P].")
+    return x
 
 
 def checked_weights(weights: Tensor, count: int) -> Tensor:
@@ -168,7 +134,7 @@ def checked_weights(weights: Tensor, count: int) -> Tensor:
     return weights
 
 
-def _scores(table: Tensor, parts: list[Tensor], components: int) -> Tensor:
+def principal_scores(table: Tensor, parts: list[Tensor], components: int) -> Tensor:
     """Scores on the leading principal components of a table [N, P] that is standardised within parts: [N, <= D]."""
     x = torch.zeros_like(table)
     for rows in parts:

@@ -17,8 +17,9 @@ from ..errors import HapaxError
 from ..tensor_file import as_json, check_header, read_tensors, write_tensors
 from .data import PictureSet, decode, make_pictures, read_pictures
 from .files import save_guidance
-from .groups import balanced_weights, infer_groups
+from .groups import infer_groups
 from .probes import probe_losses
+from .spread import spread_probabilities
 from .training import GuidanceConfig, train_guidance
 
 _FORMAT, _VERSION = "hapax.groups", 1
@@ -115,7 +116,7 @@ class GuidanceSession:
             return tensors["weights"], tensors["probabilities"]
         table = self._table(pictures)
         weights = infer_groups(table, settings.groups, seed=settings.seed, prompt=pictures.prompt)
-        probabilities = balanced_weights(weights, pictures.prompt, table=table)
+        probabilities = spread_probabilities(table, pictures.prompt)
         if rank() == 0:
             ids = as_json({"ids": pictures.ids, "prompts": pictures.prompts})
             header = {"format": _FORMAT, "version": str(_VERSION), "identity": identity, "samples": ids}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from hapax.core.errors import HapaxError
-from hapax.core.invdiff.groups import balanced_weights, infer_groups, spread_shares
+from hapax.core.invdiff.groups import balanced_weights, infer_groups
 from hapax.core.invdiff.metrics import normalised_mutual_information, permutation_null
 
 
@@ -94,31 +94,6 @@ def test_balanced_probabilities_sum_to_one_under_each_prompt():
     p = balanced_weights(weights, torch.arange(30) % 3)
     for u in range(3):
         assert float(p[u::3].sum()) == pytest.approx(1)
-
-
-def test_spread_shares_are_even_in_each_attribute_however_it_was_cut():
-    """Two independent attributes at .1 and .3; clusters: the four cells, the largest cell cut into six."""
-    cells = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
-    masses = torch.tensor([0.63, 0.27, 0.07, 0.03])
-    means = torch.cat([cells[:1].expand(6, 2), cells[1:]])
-    masses = torch.cat([masses[:1].expand(6) / 6, masses[1:]])
-    q = spread_shares(means, masses, ridge=1e-6)
-    torch.testing.assert_close(q @ means.double(), torch.full((2,), 0.5).double(), atol=5e-3, rtol=0)
-
-
-def test_spreading_evens_out_a_rare_attribute_where_plain_balancing_does_not():
-    """Embeddings of three attributes: one rare (5 %), two common; ten clusters fall mostly on the common ones."""
-    generator = torch.Generator().manual_seed(0)
-    rare = torch.rand(1000, generator=generator) < 0.05
-    tone, style = (torch.randint(3, (1000,), generator=generator) for _ in range(2))
-    table = torch.cat([rare[:, None].float(), *(torch.nn.functional.one_hot(x, 3) for x in (tone, style))], 1)
-    table = torch.cat([table, torch.zeros(1000, 5)], 1) + 0.1 * torch.randn(1000, 12, generator=generator)
-    table[:, 7:] *= 0.01
-    weights = infer_groups(table[:, :7], 20, seed=0)
-    spread = float(balanced_weights(weights, table=table[:, :7])[rare].sum())
-    assert float(rare.float().mean()) < 0.06
-    assert float(balanced_weights(weights)[rare].sum()) < spread
-    assert 0.4 < spread < 0.6
 
 
 @pytest.mark.parametrize(
