@@ -28,8 +28,8 @@ class BiasCompass(io.ComfyNode):
             "BiasCompass",
             "Bias Compass",
             "captions",
-            description="What does the model assume when a prompt doesn't say? Reads, without making a picture, where "
-            "plain prompts lie between poles such as woman and man: as shares, with 95 % intervals.",
+            description="What does the model assume when a prompt doesn't say? Reads, without decoding a picture, "
+            "where plain prompts lie between poles such as woman and man: as shares, with 95 % intervals.",
             search_aliases=[*SEARCH, "bias", "stereotype", "gender bias", "scalex"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to read, with LoRAs and the like already on it."),
