@@ -1,11 +1,14 @@
 """The bias compass: where the pictures of an unqualified prompt lie between poles, and how sure that is.
 
 Our own reading of the idea of SCALEX (arXiv 2511.13750), whose formula could not be read. A prompt's pictures are a
-mixture of kinds, so whatever is measured of each picture alone has a mean that is the mixture of the kinds' means. What
-is measured is the activation of a site when the denoiser looks at the finished latent again, with noise on it, under
-the unqualified prompt: the poles' pictures too are looked at under that prompt. (While pictures are made, activations
-also hold the words of their own caption, and the mean under the prompt is no mixture of those under the poles: on the
-emoji model, firefighters were read as 27 % women, of whom there are 3 %.)
+mixture of kinds, so whatever is measured of each picture alone has a mean that is the mixture of the kinds' means. Here
+the denoiser looks at the finished latent again, with noise on it, under the unqualified prompt, and what is measured is
+the pole that the activation at a site looks most like. The poles' latents are looked at under that same prompt, and
+judged by discriminants that were fitted to other seeds: so these err on the poles as they do on the prompt.
+
+While pictures are made, activations also hold the words of their own caption, and the mean under the prompt is no
+mixture of those under the poles: on the emoji model, firefighters were read as 27 % women, of whom there are 3 %. And
+means of activations hardly tell kinds apart that lie on one line, such as skin tones.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ..errors import HapaxError
+from ..look import shrunk_covariance
 from ..sites import select_site
 from ..statistics import bootstrap_weights, permutation_p, recentred_interval
 from .evidence import agreement, sign_flip_null
@@ -31,6 +35,8 @@ from .recording import LatentRecipe, check_seeds
 REPLICATES = 1000
 # Mixtures are fitted by trying every subset of the poles.
 MOST_POLES = 8
+# Parts of the seeds that take turns at being judged by discriminants fitted to the others.
+FOLDS = 8
 
 
 class Lean(NamedTuple):
@@ -168,11 +174,35 @@ def read_mixture(prompt: str, poles: Sequence[str], x: Tensor, *, replicates: in
     """
     r = x.shape[1]
     weights = torch.cat([torch.ones(1, r, dtype=torch.float64), bootstrap_weights(r, replicates, seed=0)])
-    gram = paired_gram(x, weights)
+    gram = paired_gram(pole_likeness(x), weights)
     shares, low, high = _with_interval(mixture_shares(gram[:, 1:, 1:], gram[:, 1:, 0]))
+    smooth, error = counting_error(shares, r)
+    low, high = torch.minimum(low, smooth - error), torch.maximum(high, smooth + error)
     spread = zip(shares.tolist(), low.clamp(0, 1).tolist(), high.clamp(0, 1).tolist(), strict=True)
-    leans = [_lean(x, gram, poles, i, j) for i, j in combinations(range(len(poles)), 2)]
+    leans = [_lean(x, gram, poles, shares, i, j) for i, j in combinations(range(len(poles)), 2)]
     return Reading(prompt, dict(zip(poles, spread, strict=True)), leans, r)
+
+
+def pole_likeness(x: Tensor) -> Tensor:
+    """How much each activation looks like each pole, as the posterior of linear discriminants: [K + 1, R, K] fp64.
+
+    The discriminants that a seed is judged by are fitted to the poles' other seeds, so they err on the poles as they do
+    on the prompt.
+
+    Args:
+        x: [K + 1, R, C] activations at R paired seeds, the prompt's first.
+    """
+    x, r = x.double(), x.shape[1]
+    fold = torch.arange(r) % min(FOLDS, r)
+    likeness = torch.zeros(len(x), r, len(x) - 1, dtype=x.dtype)
+    for number in fold.unique():
+        inside, outside = fold == number, x[1:, fold != number]
+        means = outside.mean(1)
+        spread = shrunk_covariance((outside - means[:, None]).flatten(0, 1))
+        slopes = torch.linalg.pinv(spread, hermitian=True) @ means.T
+        logits = x[:, inside] @ slopes - 0.5 * (means * slopes.T).sum(1)
+        likeness[:, inside] = logits.softmax(-1)
+    return likeness
 
 
 def paired_gram(x: Tensor, weights: Tensor) -> Tensor:
@@ -227,12 +257,31 @@ def _on_face(gram: Tensor, products: Tensor) -> Tensor:
     return solved[..., 0] - ((total[:, 0] - 1) / total[:, 1])[:, None] * solved[..., 1]
 
 
-def _lean(x: Tensor, gram: Tensor, poles: Sequence[str], i: int, j: int) -> Lean:
+def counting_error(shares: Tensor, pictures: int, pairs: Sequence[tuple[int, int]] = ()) -> tuple[Tensor, Tensor]:
+    """Centres and half widths of 95 % intervals that shares [K] would have if pictures of known kinds were counted.
+
+    No reading can be surer. The bootstrap is: where a rare kind happens to be among none of the pictures, resampling
+    them brings none in. So one of each kind is added to the count (Laplace's rule; Agresti and Coull 1998 add two).
+
+    Args:
+        pairs: instead of the shares, the differences between these two of them.
+    """
+    n = pictures + len(shares)
+    smooth = (pictures * shares + 1) / n
+    if pairs:
+        first, second = (smooth[list(each)] for each in zip(*pairs, strict=True))
+        return first - second, 1.96 * ((first + second - (first - second).square()) / n).sqrt()
+    return smooth, 1.96 * (smooth * (1 - smooth) / n).sqrt()
+
+
+def _lean(x: Tensor, gram: Tensor, poles: Sequence[str], shares: Tensor, i: int, j: int) -> Lean:
     first, second = i + 1, j + 1
     axis = gram[:, first, first] - 2 * gram[:, first, second] + gram[:, second, second]
     along = gram[:, 0, first] - gram[:, 0, second] - gram[:, second, first] + gram[:, second, second]
     values = torch.where(axis > 0, 2 * along / axis - 1, torch.nan)
     value, low, high = (float(each) for each in _with_interval(values[:, None]))
+    smooth, error = (float(each) for each in counting_error(shares, x.shape[1], [(i, j)]))
+    low, high = min(low, smooth - error), max(high, smooth + error)
     apart = x[first].double() - x[second].double()
     p = permutation_p(float(agreement(apart)), sign_flip_null(apart))
     return Lean(poles[i], poles[j], value, low, high, p)
