@@ -6,7 +6,7 @@ The compass is read on all professions and concepts, as its claim is about all o
 (`--half choose` keeps to one half). Recordings are kept in DIR and resume. Each prints one JSON object with the bar
 beside the number, and fails where one is missed.
 
-Minutes on two threads, reckoned from .03 s a picture of ten steps: compass 35 (`--only gender` 6), coverage 4.
+Minutes on one core, about: compass 90 (`--concepts` shares the work between processes), coverage 10.
 """
 
 from __future__ import annotations
