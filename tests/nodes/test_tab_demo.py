@@ -6,6 +6,7 @@ Set HAPAX_SCREENSHOTS to a folder to look at what the browser saw.
 from __future__ import annotations
 
 import io
+import json
 
 import numpy as np
 from hapax.core.emoji.judge import judge
@@ -56,3 +57,18 @@ def test_a_rare_style_is_found_and_turned_up(run, tab, server, browser, look, ta
     print(f"share of {STYLE}: {seldom:.2f}, amplified {often:.2f}")
     assert seldom <= 2 / SAMPLES
     assert often >= seldom + 0.5
+
+
+def test_the_graph_of_an_exemplar_makes_it_again(run, server):
+    run(AUDIT)
+    folder = server.base / "output" / "hapax" / "firefighter"
+    (audit,) = [row["id"] for row in server.get("/hapax/audits") if row["name"] == "firefighter"]
+    (prompt,) = json.loads((folder / "audit.json").read_text("utf-8"))["prompts"]
+    for feature in prompt["features"][:3]:
+        shot = feature["exemplars"][0]
+        outputs = server.run(server.get(f"/hapax/audits/{audit}/seeds/{shot['seed']}"))
+        (shown,) = [each for output in outputs.values() for each in output.get("images", [])]
+        made = np.asarray(Image.open(io.BytesIO(server.file(shown))).convert("RGB")).astype(int)
+        kept = np.asarray(Image.open(folder / shot["image"]).convert("RGB")).astype(int)
+        assert made.shape == kept.shape
+        assert np.abs(made - kept).max() <= 2
