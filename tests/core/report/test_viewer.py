@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,26 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.whic
 in_browser = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed: the report is NOT opened in a browser")
 
 
-@pytest.fixture
-def opened(drawn: tuple[Path, dict]) -> Iterator[Any]:
-    """report.html, whose every complaint is an error."""
+def opened(drawn: tuple[Path, dict], use: Callable[[Any], None]) -> None:
+    """Call `use(page)` with report.html, whose every complaint is an error."""
     from playwright.sync_api import sync_playwright
 
-    folder, audit = drawn
-    address = write_report(audit, folder).as_uri()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1400, "height": 900})
+    def run() -> list[str]:
+        folder, audit = drawn
         said: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.goto(address)
-        yield page
-        browser.close()
-    assert not said
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+            page = browser.new_page(viewport={"width": 1400, "height": 900})
+            page.on("console", lambda message: said.append(message.text))
+            page.on("pageerror", lambda error: said.append(str(error)))
+            page.goto(write_report(audit, folder).as_uri())
+            use(page)
+            browser.close()
+        return said
+
+    # Playwright allows one loop a thread, and the tests of the nodes keep theirs for the whole session.
+    with ThreadPoolExecutor(1) as thread:
+        assert not thread.submit(run).result()
 
 
 def seen(page: Any) -> list[str]:
@@ -40,51 +44,59 @@ def seen(page: Any) -> list[str]:
 
 
 @in_browser
-def test_features_are_filtered_and_sorted(opened: Any, drawn: tuple[Path, dict]) -> None:
-    rows = [(feature, prompt) for prompt in drawn[1]["prompts"] for feature in prompt["features"]]
-    assert len(seen(opened)) == len(rows)
-    opened.get_by_role("checkbox", name="findings only").check()
-    findings = sum(feature["finding"] for feature, _ in rows)
-    opened.wait_for_function("n => document.querySelectorAll('.feature:not([hidden])').length === n", arg=findings)
-    assert opened.locator(".hapax-tally").inner_text() == f"{findings} of {len(rows)} features"
-    opened.get_by_role("checkbox", name="findings only").uncheck()
+def test_features_are_filtered_and_sorted(drawn: tuple[Path, dict]) -> None:
+    opened(drawn, lambda page: filtered(page, drawn[1]))
 
-    opened.locator("select[name=order]").select_option("rare")
-    first = opened.locator(".prompt").first
-    opened.wait_for_timeout(300)
+
+def filtered(page: Any, audit: dict) -> None:
+    rows = [(feature, prompt) for prompt in audit["prompts"] for feature in prompt["features"]]
+    assert len(seen(page)) == len(rows)
+    page.get_by_role("checkbox", name="findings only").check()
+    findings = sum(feature["finding"] for feature, _ in rows)
+    page.wait_for_function("n => document.querySelectorAll('.feature:not([hidden])').length === n", arg=findings)
+    assert page.locator(".hapax-tally").inner_text() == f"{findings} of {len(rows)} features"
+    page.get_by_role("checkbox", name="findings only").uncheck()
+
+    page.locator("select[name=order]").select_option("rare")
+    first = page.locator(".prompt").first
+    page.wait_for_timeout(300)
     shown = first.locator(".feature").evaluate_all("cards => cards.map((card) => card.id.slice('feature-'.length))")
     rates = {f["id"]: (f.get("prevalence") or {"rate": f["frequency"]})["rate"] for f, _ in rows}
     assert [rates[name] for name in shown] == sorted(rates[name] for name in shown)
 
-    opened.get_by_role("searchbox").fill("no such word")
-    opened.wait_for_selector(".hapax-nothing:visible")
-    assert not seen(opened)
-    assert not opened.locator(".prompt:visible").count()
+    page.get_by_role("searchbox").fill("no such word")
+    page.wait_for_selector(".hapax-nothing:visible")
+    assert not seen(page)
+    assert not page.locator(".prompt:visible").count()
     # A link to a card that is hidden takes the filters away.
-    opened.evaluate("id => { location.hash = id }", f"feature-{rows[-1][0]['id']}")
-    opened.wait_for_function("n => document.querySelectorAll('.feature:not([hidden])').length === n", arg=len(rows))
-    assert opened.get_by_role("searchbox").input_value() == ""
+    page.evaluate("id => { location.hash = id }", f"feature-{rows[-1][0]['id']}")
+    page.wait_for_function("n => document.querySelectorAll('.feature:not([hidden])').length === n", arg=len(rows))
+    assert page.get_by_role("searchbox").input_value() == ""
 
 
 @in_browser
-def test_a_picture_opens_its_feature(opened: Any, drawn: tuple[Path, dict]) -> None:
-    feature = drawn[1]["prompts"][0]["features"][0]
-    opened.locator(f"#feature-{feature['id']} .strip .shot").nth(1).click()
-    dialog = opened.locator("dialog.hapax-detail")
+def test_a_picture_opens_its_feature(drawn: tuple[Path, dict]) -> None:
+    opened(drawn, lambda page: enlarged(page, drawn[1]))
+
+
+def enlarged(page: Any, audit: dict) -> None:
+    feature = audit["prompts"][0]["features"][0]
+    page.locator(f"#feature-{feature['id']} .strip .shot").nth(1).click()
+    dialog = page.locator("dialog.hapax-detail")
     for place in (1, 2):
         shot = feature["exemplars"][place]
         assert f"Seed {shot['seed']}, activation {shot['activation']:.2f}" in dialog.inner_text()
         assert dialog.locator(".hapax-caption a").get_attribute("href") == shot["image"]
         sizes = dialog.locator(".hapax-pair img").evaluate_all("all => all.map((image) => image.naturalWidth)")
         assert sizes == [64, 64]
-        opened.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
     # Nothing here could be turned up or renamed.
     assert not dialog.get_by_role("button", name="Amplify").count()
     assert not dialog.get_by_role("button", name="Change the label").count()
-    opened.keyboard.press("Escape")
+    page.keyboard.press("Escape")
     assert not dialog.count()
-    opened.locator(".samples .shot").first.click()
-    assert opened.get_by_role("dialog", name="One picture, large").locator("img").count() == 1
+    page.locator(".samples .shot").first.click()
+    assert page.get_by_role("dialog", name="One picture, large").locator("img").count() == 1
 
 
 def module(folder: Path, name: str, source: str) -> Path:

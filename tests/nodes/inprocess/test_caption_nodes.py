@@ -323,7 +323,8 @@ def test_the_compass_reads_a_pole_as_itself(sd15, clip, run):
     given = {"model": sd15.model, "clip": clip, "prompts": "a cat\na dog", "poles": "{}\na tree", "run": run}
     table, plot = BiasCompass.execute(**given, **{**SAMPLING, "seeds": 6}).result
     lines = table.splitlines()
-    assert lines[:3] == ["a cat", "  ...: 100 % (100 to 100)", "  a tree: 0 % (0 to 0)"]
+    # Six seeds can't be surer than six pictures.
+    assert lines[:3] == ["a cat", "  ...: 100 % (65 to 100)", "  a tree: 0 % (0 to 35)"]
     assert lines[3].startswith("  a tree -1 .. +1 ...: +1.00 (")
     assert lines[4] == "a dog"
     assert plot.shape[0] == 1
