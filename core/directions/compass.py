@@ -199,7 +199,9 @@ def pole_likeness(x: Tensor) -> Tensor:
         inside, outside = fold == number, x[1:, fold != number]
         means = outside.mean(1)
         spread = shrunk_covariance((outside - means[:, None]).flatten(0, 1))
-        slopes = torch.linalg.pinv(spread, hermitian=True) @ means.T
+        # Shrunk, it is positive definite, unless nothing varies at all.
+        spread.diagonal().add_(1e-30)
+        slopes = torch.cholesky_solve(means.T, torch.linalg.cholesky(spread))
         logits = x[:, inside] @ slopes - 0.5 * (means * slopes.T).sum(1)
         likeness[:, inside] = logits.softmax(-1)
     return likeness

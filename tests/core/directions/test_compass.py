@@ -96,7 +96,9 @@ def test_mixture_shares_agree_with_projected_gradient() -> None:
     torch.testing.assert_close(cost(found), cost(logits.softmax(1)), atol=5e-3, rtol=0)
 
 
-@pytest.mark.parametrize(("family", "site"), [("sd1", "mid"), ("sdxl", "mid"), ("sd3", "double.1"), ("flux", "eps")])
+@pytest.mark.parametrize(
+    ("family", "site"), [("sd1", "mid"), ("sdxl", "mid"), ("sd3", "double.1"), ("flux", "single.0")]
+)
 def test_a_prompt_that_is_one_of_the_poles_leans_fully(tiny_pipelines, tmp_path, family: str, site: str) -> None:
     backend = DiffusersBackend(tiny_pipelines.build(family))
     options = {"seeds": 6, "steps": 2, "guidance": 1.0, "folder": tmp_path, "site": site}
