@@ -102,6 +102,9 @@ def test_mixture_shares_agree_with_projected_gradient() -> None:
 def test_a_prompt_that_is_one_of_the_poles_leans_fully(tiny_pipelines, tmp_path, family: str, site: str) -> None:
     backend = DiffusersBackend(tiny_pipelines.build(family))
     options = {"seeds": 6, "steps": 2, "guidance": 1.0, "folder": tmp_path, "site": site}
+    if family == "flux":
+        # By itself even the smallest one pads its text to 512 tokens and makes pictures of 1,024 pixels.
+        options["size"] = {"max_sequence_length": 16, "height": 32, "width": 32}
     first, second = compare(backend, ["a cat", "a dog"], ["{}", "a tree"], **options)
     assert first.lean[:3] == ("{}", "a tree", pytest.approx(1.0, abs=1e-3))
     assert first.row()["shares"][0]["share"] == pytest.approx(1.0, abs=1e-3)
