@@ -53,6 +53,8 @@ _enter_comfyui(Path(os.environ["HAPAX_COMFYUI"]))
 _package("hapax", PACK / "__init__.py", PACK)
 tiny = _package("tiny_models", HERE / "tiny_models.py")
 _package("planted", HERE / "planted.py")
+_package("captions", HERE / "captions.py")
+from captions import build, index  # noqa: E402, F401
 from planted import findings, planted, scorer  # noqa: E402, F401
 
 
@@ -182,6 +184,12 @@ def flux(subject: Callable[[str], Subject]) -> Subject:
 def any_subject(request: pytest.FixtureRequest, subject: Callable[[str], Subject]) -> Subject:
     """Each of the four families in turn."""
     return subject(request.param)
+
+
+@pytest.fixture
+def run(request: pytest.FixtureRequest) -> str:
+    """A run's name of each test's own."""
+    return "".join(each if each.isalnum() else "-" for each in request.node.name)
 
 
 @pytest.fixture(scope="session")

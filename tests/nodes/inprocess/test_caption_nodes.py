@@ -1,69 +1,23 @@
-"""Caption indices, look-ups, descriptions, dials and the compass on the tiny models, through ComfyUI's samplers."""
+"""Caption indices, look-ups and descriptions on the tiny models, through ComfyUI's samplers."""
 
 from __future__ import annotations
 
 import comfy.model_management
 import pytest
 import torch
+from captions import CAPTIONS, SAMPLING, Words, text
 from hapax.core.direction import Direction
-from hapax.core.directions import PooledRecorder
-from hapax.core.directions.compass import pole_name
-from hapax.core.directions.latents import read_latents
 from hapax.core.errors import HapaxError
-from hapax.core.taps import Recorder
 from hapax.nodes import folders, sampling, schema
 from hapax.nodes.backend import ComfyBackend
-from hapax.nodes.caption_directions import NAMELESS, CaptionToDirection, DescribeDirection, LookUpCaption
+from hapax.nodes.caption_directions import NAMELESS, DescribeDirection, LookUpCaption
 from hapax.nodes.captions import BELOW, GENERAL, BuildCaptionIndex, LoadCaptionIndex, SaveCaptionIndex
-from hapax.nodes.combining import CombineDirections
 from hapax.nodes.comfy_taps import add_tap
-from hapax.nodes.compass import BiasCompass
 from hapax.nodes.directions import ApplyDirection
-from hapax.nodes.probing import probe
 
 import nodes as comfy_nodes
 
 pytestmark = pytest.mark.usefixtures("as_the_server_runs")
-
-SAMPLING = {
-    "seeds": 4,
-    "first_seed": 10,
-    "steps": 3,
-    "cfg": 1.0,
-    "sampler_name": "euler",
-    "scheduler": "normal",
-    "width": 64,
-    "height": 64,
-    "batch_size": 4,
-    "site": "auto",
-}
-CAPTIONS = "a cat\na dog\nsomething else altogether\na cat, sketch"
-
-
-@pytest.fixture
-def run(request):
-    """A run's name of each test's own."""
-    return "".join(each if each.isalnum() else "-" for each in request.node.name)
-
-
-@pytest.fixture
-def build(sd15, clip, run):
-    def call(**changed):
-        given = {"model": sd15.model, "clip": clip, "bank": BELOW, "captions": CAPTIONS, "prompts": "", "neutral": ""}
-        return BuildCaptionIndex.execute(**({**given, "whiten": 0.0, "run": run} | SAMPLING | changed)).result
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def index(_built, clip):
-    with torch.inference_mode():
-        given = {"model": _built("sd15").clone(), "clip": clip, "bank": BELOW, "captions": CAPTIONS, "prompts": ""}
-        return BuildCaptionIndex.execute(**given, neutral="", whiten=0.0, run="shared", **SAMPLING).result[0]
-
-
-def text(clip, prompt):
-    return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
 
 
 def heard(subject, clip, prompt, seed, cfg=1.0):
@@ -148,19 +102,6 @@ def test_progress_is_reported(build, monkeypatch):
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
     assert len(seen) > 5
-
-
-class Words:
-    """A text encoder of the width that the tiny models of all families take."""
-
-    def __init__(self, tiny_models, family):
-        self.encoded = lambda words: tiny_models.conditioning(sum(words.encode()), 3.5 if family == "flux" else None)
-
-    def tokenize(self, words):
-        return words
-
-    def encode_from_tokens_scheduled(self, words):
-        return self.encoded(words)
 
 
 @pytest.mark.parametrize("family", ["sdxl", "sd3", "flux"])
@@ -261,80 +202,6 @@ def test_what_a_picture_is_read_as_is_one_call_on_its_noised_latent(sd15, clip, 
     assert not torch.equal(found[0, 0], found[0, 1])
 
 
-def test_a_dial_is_the_difference_at_each_step_and_place(sd15, clip):
-    given = {"model": sd15.model, "clip": clip, "caption": "a dog", "versus": "a cat"}
-    direction, info = CaptionToDirection.execute(**given, **SAMPLING).result
-    assert info.startswith("a dog - a cat\n")
-    means = {}
-    for prompt in ("a dog", "a cat"):
-        recorder = Recorder(direction.pattern.progress)
-        tapped = add_tap(sd15.model, "mid", recorder)
-        runs = []
-        for seed in range(10, 14):
-            latent = {"samples": torch.zeros(1, 4, 8, 8)}
-            words = text(clip, prompt), text(clip, "")
-            comfy_nodes.common_ksampler(tapped, seed, 3, 1.0, "euler", "normal", *words, latent)
-            runs.append(recorder.take(0)[0])
-        means[prompt] = torch.stack(runs).mean(0)
-    expected = means["a dog"] - means["a cat"]
-    change = direction.pattern.shown.flatten(1, 2) @ direction.rows
-    assert float((change - expected).norm() / expected.norm()) < 1e-3
-    saved = folders.new_model_file("dial", "directions")
-    direction.save(saved)
-    for each in (direction, Direction.load(saved)):
-        model = ApplyDirection.execute(sd15.model, each, 1.0, 0.0, 1.0, "both", 0.0).result[0]
-        before, after = Recorder([0.3]), Recorder([0.3])
-        sd15.sample(add_tap(sd15.model, "mid", before), steps=1)
-        sd15.sample(add_tap(model, "mid", after), steps=1)
-        first, second = before.take(0)[0], after.take(0)[0]
-        assert torch.allclose(second - first, expected[0], rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
-
-
-def test_directions_are_combined(index):
-    dog, cat = index.direction("a dog"), index.direction("a cat")
-    both, info = CombineDirections.execute(dog, cat, "", first_weight=1.0, second_weight=-0.5).result
-    expected = dog.vector * dog.scale - 0.5 * cat.vector * cat.scale
-    torch.testing.assert_close(both.vector * both.scale, expected, rtol=1e-4, atol=1e-4 * both.scale)
-    assert info.splitlines()[0] == "a dog - a cat"
-    third = CombineDirections.execute(
-        dog, cat, "mine", first_weight=0.0, second_weight=0.0, fourth=cat, fourth_weight=2.0
-    ).result[0]
-    torch.testing.assert_close(third.vector, cat.vector)
-    assert third.scale == pytest.approx(2 * cat.scale)
-    assert third.meta["label"] == "mine"
-    assert index.name(third).nearest[0][0] == "a cat"
-
-
-@pytest.mark.parametrize("family", ["sd15", "sdxl", "sd3", "flux"])
-def test_the_compass_looks_again_as_one_call_of_the_denoiser_does(subject, tiny_models, family):
-    tested, clip = subject(family), Words(tiny_models, family)
-    backend = ComfyBackend(tested.model, clip, "euler", "normal")
-    made = {"steps": 2, "guidance": 1.0, "batch_size": 2, "width": 64, "height": 64}
-    latents = backend.sample("a cat", [1, 2], {}, **made)
-    found = read_latents(backend, latents, [7, 8], prompt="a dog", progress=[0.5], site=tested.site, batch_size=2)
-    for row, seed in enumerate((7, 8)):
-        recorder = PooledRecorder([0.5])
-        tapped = add_tap(tested.model, tested.site, recorder)
-        probe(tapped, text(clip, "a dog"), latents[row : row + 1], [0.5], seed, lambda done: None)
-        torch.testing.assert_close(found[row], recorder.take(0), atol=2e-3, rtol=1e-3)
-
-
-def test_the_compass_reads_a_pole_as_itself(sd15, clip, run):
-    given = {"model": sd15.model, "clip": clip, "prompts": "a cat\na dog", "poles": "{}\na tree", "run": run}
-    table, plot = BiasCompass.execute(**given, **{**SAMPLING, "seeds": 6}).result
-    lines = table.splitlines()
-    # Six seeds can't be surer than six pictures.
-    assert lines[:3] == ["a cat", "  ...: 100 % (65 to 100)", "  a tree: 0 % (0 to 35)"]
-    assert lines[3].startswith("  a tree -1 .. +1 ...: +1.00 (")
-    assert lines[4] == "a dog"
-    assert plot.shape[0] == 1
-    assert plot.shape[3] == 3
-    assert 0 <= float(plot.min()) < float(plot.max()) <= 1
-    again = BiasCompass.execute(**given, **{**SAMPLING, "seeds": 6}).result
-    assert again[0] == table
-    assert pole_name("{}, woman") == "woman"
-
-
 def test_the_general_bank_is_offered_first():
     (bank,) = (each for each in BuildCaptionIndex.define_schema().inputs if each.id == "bank")
     assert bank.options[:2] == [GENERAL, BELOW]
@@ -357,31 +224,17 @@ BAD = [
     ("describe", {"direction": Direction(torch.ones(64), "mid")}, "channels 128, but here it is 64"),
     ("describe", {"direction": Direction(torch.ones(128), "double.1")}, "site mid, but here it is double.1"),
     ("describe", {"image": torch.zeros(1, 64, 64, 3)}, "wire model, clip, vae"),
-    ("dial", {"versus": "a cat"}, "are both 'a cat'; give two that differ"),
-    ("dial", {"caption": " "}, "No caption is given"),
-    ("dial", {"seeds": 1}, "There are 1 seeds"),
-    ("compass", {"poles": "{}"}, r"poles are \['{}'\]; give at least 2"),
-    ("compass", {"poles": "{}\n{}"}, "each once"),
-    ("compass", {"prompts": ""}, r"prompts are \[\]; give at least 1"),
-    ("compass", {"seeds": 3}, "There are 3 seeds; give at least 4"),
 ]
 
 
 @pytest.mark.parametrize(("what", "changed", "said"), BAD, ids=[f"{what}: {said[:30]}" for what, _, said in BAD])
-def test_bad_input_is_one_clear_sentence(build, index, sd15, clip, run, what, changed, said):
-    model = {"model": sd15.model, "clip": clip}
+def test_bad_input_is_one_clear_sentence(build, index, what, changed, said):
     acts = {
         "build": lambda: build(**changed),
         "look up": lambda: LookUpCaption.execute(
             **{"index": index, "caption": "a dog", "versus": "", "listed": 3} | changed
         ),
         "describe": lambda: DescribeDirection.execute(index, **changed),
-        "dial": lambda: CaptionToDirection.execute(
-            **{**model, "caption": "a cat", "versus": "a dog"} | SAMPLING | changed
-        ),
-        "compass": lambda: BiasCompass.execute(
-            **{**model, "prompts": "a cat", "poles": "{}, woman\n{}, man", "run": run} | SAMPLING | changed
-        ),
     }
     with pytest.raises(HapaxError, match=said) as caught:
         acts[what]()
@@ -394,14 +247,6 @@ def test_an_index_of_another_model_is_refused(index, subject, tiny_models, clip,
         DescribeDirection.execute(index, model=subject("sdxl").model, **wired)
     with pytest.raises(HapaxError, match="The index was built for model"):
         DescribeDirection.execute(index, model=tiny_models.build_model("sd15", seed=1), **wired)
-
-
-def test_combining_what_does_not_belong_together_is_refused(index, findings):
-    with pytest.raises(HapaxError, match=r"for site double\.1, but here it is mid"):
-        CombineDirections.execute(index.direction("a dog"), Direction(torch.ones(128), "double.1"), "")
-    features = findings[0]
-    with pytest.raises(HapaxError, match="apply such directions one after the other"):
-        CombineDirections.execute(index.direction("a dog"), features.direction(features.features[0]), "")
 
 
 def test_activations_that_are_not_finite_are_refused(build, sd15):

@@ -61,11 +61,6 @@ def infer(subject, vae, latents, conditioning=None, **changed):
     return InferBiasGroups.execute([subject.model], [vae], latents, conditioning, **lists).result
 
 
-@pytest.fixture
-def run(request):
-    return "".join(each if each.isalnum() else "-" for each in request.node.name)
-
-
 class FakeVAE:
     """Decodes latents of any number of channels, which the tiny VAE can't: their first three as colours."""
 

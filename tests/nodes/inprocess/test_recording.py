@@ -47,12 +47,6 @@ class Scorer:
 
 
 @pytest.fixture
-def run(request):
-    """A run's name of each test's own."""
-    return "".join(each if each.isalnum() else "-" for each in request.node.name)
-
-
-@pytest.fixture
 def harvest(sd15, vae, run):
     def call(**changed):
         given = {"model": sd15.model, "positive": sd15.positive, "negative": sd15.negative, "vae": vae, "run": run}
