@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from .directions.compass import compass_rows
 from .distributed import barrier, mine, rank
 from .embed import ClipEmbedder
 from .errors import HapaxError
-from .feature_set import recorded_grid
+from .feature_file import save_features
+from .feature_set import FeatureSet, recorded_grid
 from .findings import Found, find_features, train_on
 from .gallery import Gallery
 from .naming import Namer
@@ -175,8 +175,13 @@ class Audit:
         meta = self._fits()
         own = meta | {"prompt": self.settings.prompts[index], "pictures": len(samples)}
         if self.settings.sae_file:
-            sae = load_sae(path)
-            check_fits(sae, path, meta, self.recording.channels)
+            given = Path(self.settings.sae_file)
+            sae = load_sae(given)
+            check_fits(sae, given, meta, self.recording.channels)
+            # Beside the audit it goes where the audit goes.
+            if rank() == 0 and not path.exists():
+                save_sae(sae, path)
+            barrier()
             return TrainedSAE(sae, sae.meta["metrics"])
         if path.exists():
             sae = load_sae(path)
@@ -202,7 +207,7 @@ class Audit:
         return trained
 
     def _sae_path(self, index: int) -> Path:
-        return Path(self.settings.sae_file or self.out / "sae" / f"p{index}.safetensors")
+        return self.out / "sae" / ("given.safetensors" if self.settings.sae_file else f"p{index}.safetensors")
 
     def _prompt(self, store: ActivationStore, index: int, samples: list[int], trained: TrainedSAE) -> dict[str, Any]:
         settings, prompt = self.settings, self.settings.prompts[index]
@@ -218,6 +223,7 @@ class Audit:
                 min_support=settings.min_support,
                 seed=settings.seed,
             )
+        self._keep_features(store, index, found)
         gallery = Gallery(self.out, index, self.backend, settings.sampling, self.recording, prompt, store, found)
         with self._timed("exemplars"):
             features = gallery.features(self.report)
@@ -233,8 +239,18 @@ class Audit:
             "seeds": [seeds[0], seeds[-1]],
             "features": features,
             "sample_sheet": gallery.sheet(),
-            "sae": sae_row(trained, os.path.relpath(self._sae_path(index), self.out)),
+            "sae": sae_row(trained, self._sae_path(index).relative_to(self.out).as_posix()),
         }
+
+    def _keep_features(self, store: ActivationStore, index: int, found: Found) -> None:
+        """Write what ComfyUI needs to show this prompt's features and to turn them up."""
+        settings, clip = self.settings, self.embedder
+        scored = {"min_support": settings.min_support, "normalize": settings.normalize, "rare": settings.rare}
+        scored |= {"seed": settings.seed, "clip": {"name": clip.name, "fingerprint": clip.fingerprint}}
+        features = FeatureSet.of(store, found, settings.prompts[index], scored | {"naming": self.namer.row()})
+        known = {"architecture": type(self.backend.denoiser).__name__, "versions": versions()}
+        features = replace(features, provenance=features.provenance | known)
+        save_features(features, self.out, prompt=index, sae=self._sae_path(index).relative_to(self.out).as_posix())
 
     def _amplify(
         self, store: ActivationStore, found: Found, number: int, index: int, prompt: str, gallery: Gallery

@@ -21,7 +21,7 @@ _MOST_DIRECTORY = 64 * 1024**2
 # Below this a file of zeros may be as small as it likes.
 _SMALL = 1 << 20
 _CHUNK = 1 << 20
-_TOP = {"audit.json", "labels.json", "features.safetensors", "workflow.json", "prompt.json"}
+_TOP = re.compile(r"(audit|labels|workflow|prompt)\.json|features(-[1-9]\d{0,5})?\.safetensors", re.ASCII)
 _INNER = {"images": {".png", ".jpg", ".jpeg", ".webp"}, "sae": {".safetensors"}}
 _PACKED = {".json"}
 # Names that Windows keeps for devices, whatever follows the dot.
@@ -161,7 +161,7 @@ def _check_name(entry: zipfile.ZipInfo) -> None:
 def _belongs(path: PurePosixPath) -> bool:
     """Whether an export holds a file of this name."""
     if len(path.parts) == 1:
-        return path.name in _TOP
+        return _TOP.fullmatch(path.name) is not None
     top = path.as_posix().partition("/")[0]
     return len(path.parts) <= 4 and path.suffix.lower() in _INNER.get(top, ())
 

@@ -1,8 +1,9 @@
-"""The features of an audit in one file beside it, so that they can be shown and turned up without the recording."""
+"""The features of a prompt in one file beside its audit, to be shown and turned up without the recording."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -14,22 +15,32 @@ from torch import Tensor
 from .errors import HapaxError
 from .feature_set import Feature, FeatureSet
 from .feature_table import FeatureTable
-from .library import FEATURES, content_hash
+from .library import content_hash, features_file
 from .pattern import Pattern
 from .sae import MatryoshkaSAE, TrainedSAE, load_sae
 from .tensor_file import as_json, check_header, check_tensor, read_tensors, write_tensors
 
 SAE_FILE = "sae/p0.safetensors"
+_SAE_NAME = re.compile(r"sae/[\w-]+\.safetensors", re.ASCII)
 _FORMAT, _VERSION = "hapax.features", 1
 _REPAIR = "save the audit again"
 _SET = ("provenance", "prompt", "seeds", "settings")
 _FEATURE = ("number", "latents", "row", "prevalence", "labels", "seeds", "activations", "threshold")
 
 
-def save_features(features: FeatureSet, folder: Path) -> Path:
-    """Write `features.safetensors` into an audit's folder, in which the autoencoder already is `sae/p0.safetensors`.
+def save_features(features: FeatureSet, folder: Path, *, prompt: int = 0, sae: str = SAE_FILE) -> Path:
+    """Write the features of one of an audit's prompts into its folder, in which their autoencoder already is.
 
     The file names that one by its hash, so that its own hash stands for all that amplifying needs.
+
+    Args:
+        features: what was found.
+        folder: the audit's.
+        prompt: the prompt's number in the audit, from 0.
+        sae: the autoencoder's file in the folder.
+
+    Returns:
+        The file, named as `library.features_file` says.
 
     Raises HapaxError if it can't be written.
     """
@@ -44,25 +55,30 @@ def save_features(features: FeatureSet, folder: Path) -> Path:
     header = {
         "format": _FORMAT,
         "version": str(_VERSION),
-        "sae": content_hash(folder / SAE_FILE),
+        "sae": content_hash(folder / sae),
+        "sae_file": sae,
         "meta": as_json(meta),
     }
-    write_tensors(folder / FEATURES, tensors, header)
-    return folder / FEATURES
+    path = folder / features_file(prompt)
+    write_tensors(path, tensors, header)
+    return path
 
 
-def load_features(folder: Path) -> FeatureSet:
-    """Read what `save_features` wrote; everything is on the CPU.
+def load_features(folder: Path, prompt: int = 0) -> FeatureSet:
+    """Read what `save_features` wrote of a prompt; everything is on the CPU.
 
     Raises HapaxError if a file is missing, damaged, of another kind or a newer version, or if the autoencoder isn't
     the one that the features were saved with.
     """
-    path = folder / FEATURES
+    path = folder / features_file(prompt)
     tensors, header = read_tensors(path, "file of saved features")
-    check_header(path, header, _FORMAT, _VERSION, "a file of features; give an audit that Save Audit wrote")
-    sae = load_sae(folder / SAE_FILE)
-    if header.get("sae") != content_hash(folder / SAE_FILE):
-        raise HapaxError(f"{folder / SAE_FILE} is not the autoencoder of {path.name}; {_REPAIR}.")
+    check_header(path, header, _FORMAT, _VERSION, "a file of features; give an audit's folder")
+    name = header.get("sae_file", SAE_FILE)
+    if not _SAE_NAME.fullmatch(name):
+        raise HapaxError(f"{path} has its autoencoder in {name!r}, not in the folder sae; {_REPAIR}.")
+    sae = load_sae(folder / name)
+    if header.get("sae") != content_hash(folder / name):
+        raise HapaxError(f"{folder / name} is not the autoencoder of {path.name}; {_REPAIR}.")
     try:
         meta = json.loads(header["meta"])
         columns = {each.name: tensors[f"table.{each.name}"] for each in fields(FeatureTable)}

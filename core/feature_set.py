@@ -14,14 +14,14 @@ from .direction import Direction
 from .errors import HapaxError
 from .feature_table import FeatureTable
 from .findings import Found
-from .pattern import AddPattern, Pattern
+from .pattern import AddPattern, Approach, Pattern
 from .sae import TrainedSAE
 from .steering import Scope, SteerFeatures
 from .taps import Tap
 
 EXEMPLARS, SHEET = 10, 24
-MODES = ("amplify", "suppress", "multiply")
-Mode = Literal["amplify", "suppress", "multiply"]
+MODES = ("amplify", "suppress", "multiply", "approach")
+Mode = Literal["amplify", "suppress", "multiply", "approach"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,9 +157,10 @@ class FeatureSet:
         Args:
             feature: one of this set's.
             strength: 0 is an exact no-op.
-            mode: `amplify` adds what differs by nature where the feature shows, strength times, as `hapax audit`
-                does; `suppress` takes it away. `multiply` makes the feature's own latents 1 + strength times as
-                active where they fire.
+            mode: `amplify` adds what differs by nature where the feature shows, strength times; `suppress` takes it
+                away. `multiply` makes the feature's own latents 1 + strength times as active where they fire.
+                `approach` goes that part of the way to how it is by nature, so that it ends as the feature shows.
+                `hapax audit` tries amplify and approach.
             scope: when, for whom and where.
         """
         sae = self.trained.sae
@@ -167,6 +168,8 @@ class FeatureSet:
             return SteerFeatures(sae, feature.latents, mode="scale", strength=strength, scope=scope)
         if mode not in MODES:
             raise HapaxError(f"mode is {mode!r}; give one of {', '.join(MODES)}.")
+        if mode == "approach":
+            return Approach(sae, feature.pattern, strength=strength, scope=scope)
         sign = 1 if mode == "amplify" else -1
         return AddPattern(sae, feature.pattern, strength=sign * strength, scope=scope)
 

@@ -16,6 +16,7 @@ from stat import S_ISREG
 from threading import Lock
 from typing import Any
 
+from .amplify import WINDOWS
 from .errors import HapaxError
 from .own_names import load_names
 from .report import load_audit
@@ -65,6 +66,15 @@ class _Read:
 
     view: Row
     pictures: list[str] = field(default_factory=list)
+
+
+def features_file(prompt: int) -> str:
+    """The file beside audit.json that holds the features of a prompt, numbered from 0.
+
+    >>> features_file(0), features_file(1)
+    ('features.safetensors', 'features-2.safetensors')
+    """
+    return f"features-{prompt + 1}.safetensors" if prompt else FEATURES
 
 
 def content_hash(path: Path) -> str:
@@ -229,10 +239,10 @@ def _view(hit: Found, audit: Row) -> _Read:
                 [shot["seed"], shot["activation"], picture(shot["image"]), picture(shot.get("heatmap"))]
                 for shot in feature["exemplars"][:EXEMPLARS]
             ]
-            change = feature.get("amplified") or {}
             features.append(
                 {key: feature.get(key) for key in _NUMBERS}
-                | {"prompt": place, "rank": rank, "exemplars": shots, "strength": change.get("strength")}
+                | {"prompt": place, "rank": rank, "exemplars": shots}
+                | _push(feature.get("amplified"))
             )
     view = {
         "id": hit.id,
@@ -247,6 +257,18 @@ def _view(hit: Found, audit: Row) -> _Read:
         "limits": audit["limits"],
     }
     return _Read(view, list(numbers))
+
+
+def _push(amplified: Row | None) -> Row:
+    """What turned a feature up: the strength that Amplify Feature takes, or else the advanced node's widgets."""
+    if not amplified:
+        return {"strength": None, "push": None}
+    strength, window = amplified["strength"], tuple(amplified["window"])
+    mode = "approach" if amplified["mode"] == "approach" else "amplify"
+    if (mode, window) == ("amplify", WINDOWS[0]):
+        return {"strength": strength, "push": None}
+    start, end = window
+    return {"strength": None, "push": {"mode": mode, "strength": strength, "start_percent": start, "end_percent": end}}
 
 
 def _usual_seed(prompt: Row) -> int | None:

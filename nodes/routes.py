@@ -23,7 +23,7 @@ from ..core.compare import compare
 from ..core.directions import CaptionIndex
 from ..core.directions.suggest import suggest
 from ..core.errors import HapaxError
-from ..core.library import EDGES, FEATURES, Library, NotThere
+from ..core.library import EDGES, Library, NotThere, features_file
 from ..core.own_names import save_name
 from ..core.reproduce import reproduce
 from . import folders
@@ -66,12 +66,14 @@ class Routes:
         return await asyncio.to_thread(lambda: _json(self.library.view(request.match_info["audit"])))
 
     async def features(self, request: web.Request) -> web.StreamResponse:
-        """What Load Features needs to find exactly these features: the folder and the hash of the file in it."""
+        """What Load Features needs to find exactly the features of a prompt: folder, number and the file's hash."""
         hit = await asyncio.to_thread(self.library.find, request.match_info["audit"])
-        if not (hit.folder / FEATURES).is_file():
-            raise NotThere(f"{hit.name} has no {FEATURES}; so its features can be looked at but not loaded.")
-        digest = await asyncio.to_thread(content_of, hit.folder / FEATURES)
-        return _json({"audit": hit.name, "content": digest})
+        prompt = _whole(request.query.get("prompt", "0"), 6)
+        path = hit.folder / features_file(prompt)
+        if not path.is_file() or path.is_symlink():
+            raise NotThere(f"{hit.name} has no {path.name}; so its features can be looked at but not loaded.")
+        digest = await asyncio.to_thread(content_of, path)
+        return _json({"audit": hit.name, "prompt": prompt + 1, "content": digest})
 
     async def seed(self, request: web.Request) -> web.StreamResponse:
         """The prompt that makes one picture of the audit again."""

@@ -227,7 +227,8 @@ class AmplifyFeaturesAdvanced(io.ComfyNode):
                     options=list(MODES),
                     default="amplify",
                     tooltip="amplify adds what differs inside the model where the feature shows, suppress takes it "
-                    "away. multiply makes it 1 + strength times as strong where it shows already.",
+                    "away. multiply makes it 1 + strength times as strong where it shows already. approach goes that "
+                    "part of the way to how it is by nature, and ends as the feature shows.",
                 ),
                 strength_widget(3.0, 16.0),
                 *scope_widgets(WINDOWS[0][1]),

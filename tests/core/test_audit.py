@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,17 +12,22 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hapax.core.activations import ActivationStore
+from hapax.core.backends.diffusers import DiffusersBackend
 from hapax.core.cli import main
 from hapax.core.emoji import MODEL_FOLDER, MODEL_INDEX
+from hapax.core.feature_file import load_features
 from hapax.core.findings import SAESize
 from hapax.core.firing import firing
 from hapax.core.rarity import pool_activations
 from hapax.core.report import load_audit
 from hapax.core.sae import load_sae
 from hapax.core.statistics import wilson_interval
+from hapax.core.steering import Scope
+from PIL import Image
 
 pytestmark = pytest.mark.skipif(
     not MODEL_INDEX.exists(), reason="The emoji model's weights are not here: the audit and its model are NOT tested"
@@ -99,6 +105,23 @@ def test_exemplars_are_the_strongest_pictures_in_order(out: Path) -> None:
         assert all((out / exemplar[key]).is_file() for exemplar in feature["exemplars"] for key in ("image", "heatmap"))
 
 
+def test_its_features_can_be_turned_up_elsewhere(out: Path) -> None:
+    (prompt,) = load_audit(out / "audit.json")["prompts"]
+    features = load_features(out)
+    assert features.prompt == prompt["prompt"]
+    for feature, row in zip(features.features, prompt["features"], strict=True):
+        assert list(feature.latents) == [row["latent"], *row["group"]]
+        assert feature.prevalence == row["prevalence"]
+        assert feature.seeds == [exemplar["seed"] for exemplar in row["exemplars"]]
+    backend = DiffusersBackend.from_folder(MODEL_FOLDER)
+    shown = prompt["features"][0]["amplified"]
+    mode = {"add": "amplify", "approach": "approach"}[shown["mode"]]
+    tap = features.edit(features.features[0], shown["strength"], mode, Scope(*shown["window"]))
+    again = backend.sample(prompt["prompt"], shown["seeds"][:4], {"mid": tap}, output="pil", steps=6, guidance=1.0)
+    for picture, path in zip(again, shown["after"], strict=False):
+        assert np.abs(np.asarray(picture, int) - np.asarray(Image.open(out / path), int)).max() <= 2
+
+
 def test_amplified_pictures_use_fresh_seeds(out: Path) -> None:
     audit = load_audit(out / "audit.json")
     amplified = audit["prompts"][0]["features"][0]["amplified"]
@@ -152,8 +175,6 @@ def test_two_processes_write_the_audit_of_one(out: Path, tmp_path: Path) -> None
 
 
 def test_a_damaged_shard_is_made_again(out: Path, tmp_path: Path) -> None:
-    import shutil
-
     folder = tmp_path / "out"
     shutil.copytree(out, folder)
     shard = next((folder / "activations" / "shards").glob("*.safetensors"))
@@ -169,7 +190,9 @@ def test_an_autoencoder_that_was_trained_before_can_be_used(out: Path, tmp_path:
     assert main(["sae", "train", "--store", str(out / "activations"), "--out", str(trained), "--latents", "256"]) == 0
     folder = tmp_path / "out"
     assert main(command(folder, "--sae", trained / "sae.safetensors", "--amplify", 0)) == 0
-    assert load_audit(folder / "audit.json")["prompts"][0]["sae"]["path"].endswith("sae.safetensors")
+    shutil.rmtree(trained)
+    assert load_sae(folder / load_audit(folder / "audit.json")["prompts"][0]["sae"]["path"]).d_sae == 256
+    assert load_features(folder).trained.sae.d_sae == 256
 
 
 def test_an_autoencoder_of_another_site_is_refused(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import struct
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from hapax.core import audit_zip
 from hapax.core.audit_zip import export_zip, import_zip
 from hapax.core.errors import HapaxError
 from hapax.core.feature_audit import write_feature_audit
+from hapax.core.library import FEATURES, features_file
 from hapax.core.own_names import load_names, save_name
 
 
@@ -58,6 +60,7 @@ def refused(packed, base, said):
 
 def test_there_and_back(folder, packed, base):
     save_name(folder, "p0-f3", "mine")
+    shutil.copy(folder / FEATURES, folder / features_file(1))
     export_zip(folder, packed)
     new = import_zip(packed, base, "theirs.hapax.zip")
     assert new == base / "theirs"
@@ -104,6 +107,9 @@ def test_two_at_once_get_two_folders(packed, base):
         "sae/evil.pt",
         "__init__.py",
         "audit.json/x.png",
+        "features-0.safetensors",
+        "features-2.safetensors.json",
+        "features-../2.safetensors",
     ],
 )
 def test_names_that_no_export_holds(packed, base, name):

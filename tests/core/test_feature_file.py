@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from hapax.core.errors import HapaxError
 from hapax.core.feature_audit import write_feature_audit
-from hapax.core.feature_file import SAE_FILE, load_features
+from hapax.core.feature_file import SAE_FILE, load_features, save_features
 from hapax.core.library import FEATURES, content_hash
 from hapax.core.sae import load_sae, save_sae
 from hapax.core.tensor_file import read_tensors, write_tensors
@@ -63,6 +63,19 @@ def test_its_hash_stands_for_the_autoencoder_too(folder):
         load_features(folder)
 
 
+def test_each_prompt_has_a_file_and_may_share_an_autoencoder(folder, feature_set):
+    other = replace(feature_set, prompt="a photo of a judge", features=feature_set.features[:1])
+    assert save_features(other, folder, prompt=1, sae=SAE_FILE) == folder / "features-2.safetensors"
+    assert [load_features(folder, number).prompt for number in (0, 1)] == ["a photo of a cook", "a photo of a judge"]
+    with pytest.raises(HapaxError, match="There is no file"):
+        load_features(folder, 2)
+
+
+def test_files_that_name_no_autoencoder_mean_the_first(folder):
+    changed(folder, lambda tensors, header: header.pop("sae_file"))
+    assert load_features(folder).features
+
+
 def _meta(change):
     def apply(tensors, header):
         meta = json.loads(header["meta"])
@@ -77,6 +90,8 @@ def _meta(change):
     [
         (lambda t, h: h.update(format="hapax.sae"), "is not a file of features"),
         (lambda t, h: h.update(version="2"), "has format version 2"),
+        (lambda t, h: h.update(sae_file="sae/../../elsewhere.safetensors"), "not in the folder sae"),
+        (lambda t, h: h.update(sae_file="/sae/p0.safetensors"), "not in the folder sae"),
         (lambda t, h: h.update(meta="[" * 100000), "damaged header"),
         (lambda t, h: t.pop("1.shown"), "damaged header"),
         (lambda t, h: t.pop("table.score"), "damaged header"),

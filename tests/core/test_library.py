@@ -78,6 +78,23 @@ def test_the_view_has_numbers_and_no_path(made, library):
 
 
 @pytest.mark.parametrize(
+    ("mode", "window", "strength", "push"),
+    [
+        ("add", [0.0, 0.75], 2.0, None),
+        ("add", [0.0, 1.0], None, {"mode": "amplify", "strength": 2.0, "start_percent": 0.0, "end_percent": 1.0}),
+        ("approach", [0, 0.75], None, {"mode": "approach", "strength": 2.0, "start_percent": 0, "end_percent": 0.75}),
+    ],
+)
+def test_what_turned_a_feature_up_is_told_as_a_node_takes_it(made, library, mode, window, strength, push):
+    pictures = {"seeds": [], "before": [], "after": []}
+    change = {"strength": 2.0, "window": window, "mode": mode, **pictures}
+    changed(made("one"), lambda audit: audit["prompts"][0]["features"][0].update(amplified=change))
+    first, second = library.view(library.rows()[0]["id"])["features"]
+    assert (first["strength"], first["push"]) == (strength, push)
+    assert (second["strength"], second["push"]) == (None, None)
+
+
+@pytest.mark.parametrize(
     ("told", "kept"),
     [
         (None, {}),

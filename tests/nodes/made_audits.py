@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from hapax.core.feature_audit import write_feature_audit
+from hapax.core.feature_file import load_features, save_features
 from hapax.core.report import save_audit
 
 CORE = Path(__file__).resolve().parents[1] / "core"
@@ -70,6 +73,21 @@ def cooks(folder: Path) -> None:
     folder.mkdir(parents=True)
     files = {"prompt.json": json.dumps(prompt).encode()}
     write_feature_audit(features.make(), folder, model_name="tiny", provenance={"reproduce": "x"}, files=files)
+
+
+def two_prompts(one: Path, folder: Path) -> None:
+    """An audit of Save Audit's as the command writes it of two prompts; the second one's first feature comes second."""
+    shutil.copytree(one, folder)
+    own = load_features(folder)
+    first, *_ = own.features
+    gavel = replace(first, labels=[("gavel", 0.5)], row={**first.row, "score": 0.85})
+    save_features(replace(own, prompt="a photo of a judge", features=(gavel,)), folder, prompt=1)
+    audit = json.loads((folder / "audit.json").read_text("utf-8"))
+    (prompt,) = audit["prompts"]
+    row = copy.deepcopy(prompt["features"][0])
+    row |= {"id": f"p1-f{row['latent']}", "label": "gavel", "labels": [["gavel", 0.5]], "score": 0.85}
+    audit["prompts"].append({**copy.deepcopy(prompt), "prompt": "a photo of a judge", "index": 1, "features": [row]})
+    _put(folder, audit)
 
 
 def hostile(folder: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 
 import pytest
 
@@ -25,7 +26,8 @@ def test_amplify_goes_into_the_only_model_path(tab, browser, look, tab_page):
     (turned,) = [node["inputs"] for node in sent.values() if node["class_type"] == "HapaxAmplifyFeature"]
     assert load["audit"] == "cooks"
     assert len(load["content"]) == 64
-    assert set(load) == {"audit", "content"}
+    assert load["prompt"] == 1
+    assert set(load) == {"audit", "content", "prompt"}
     assert turned["feature"] == "latent 3"
     assert set(turned) == {"model", "features", "feature", "strength"}
 
@@ -45,6 +47,26 @@ def test_the_server_takes_what_amplify_made(tab, browser, server, sibling, tab_p
     run[load]["inputs"] = {"audit": "cooks", "content": "0" * 64}
     with pytest.raises(sibling("server").ServerError, match="others than this workflow was made with"):
         server.run(run)
+
+
+def test_a_feature_of_another_prompt_brings_its_own_file(tab, made, browser, sibling, tab_page):
+    sibling("made_audits").two_prompts(made / "cooks", made / "cooks and judges")
+    try:
+        tab.click("button[title='Look for new audits']")
+        tab.evaluate(tab_page.GRAPH, [1, 1])
+        tab_page.open_audit(tab, "cooks and judges")
+        for place in (0, 1):
+            tab_page.amplify(tab, place)
+            tab_page.settled(tab)
+            tab.evaluate("app.canvas.deselectAll()")
+        sent = browser.api_form(tab)
+        loads = [node["inputs"] for node in sent.values() if node["class_type"] == "HapaxLoadFeatures"]
+        files = [made / "cooks and judges" / name for name in ("features.safetensors", "features-2.safetensors")]
+        found = sorted((load["prompt"], load["content"]) for load in loads)
+        assert found == [(n, hashlib.sha256(file.read_bytes()).hexdigest()) for n, file in enumerate(files, 1)]
+        tab.wait_for_selector(".hapax-picker b:has-text('gavel')")
+    finally:
+        shutil.rmtree(made / "cooks and judges")
 
 
 def test_one_undo_takes_it_out(tab, tab_page):

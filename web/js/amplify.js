@@ -13,19 +13,21 @@ const STEP = 360;
 export const wantedOf = (feature) => `latent ${feature.latent}`;
 
 /**
- * Put an Amplify Feature node into the model's path, with Load Features before it.
+ * Put an Amplify Feature node into the model's path, with Load Features before it. Where the audit turned the feature
+ * up in a way which that node doesn't know, the advanced node does it in that way.
  *
  * Where nothing samples, a graph of its own is opened that makes one of the audit's usual pictures.
  */
 export async function amplify(audit, feature) {
-  const found = await featuresOf(audit.id);
+  const found = await featuresOf(audit.id, feature.prompt);
   const there = modelPath();
   const path = there ?? (await ownGraph(audit, feature));
   asOneStep(() => {
     const first = path?.targets[0]?.node ?? path?.source;
     const [x, y] = first ? [first.pos[0] - (path.targets.length ? STEP : -STEP), first.pos[1]] : corner();
-    const values = { feature: wantedOf(feature), ...(feature.strength ? { strength: feature.strength } : {}) };
-    const node = add("HapaxAmplifyFeature", [x, y], values);
+    const plain = feature.strength ? { strength: feature.strength } : {};
+    const values = { feature: wantedOf(feature), ...(feature.push ?? plain) };
+    const node = add(feature.push ? "HapaxAmplifyFeaturesAdvanced" : "HapaxAmplifyFeature", [x, y], values);
     wire(loader(found, [node.pos[0] - STEP, node.pos[1]]), 0, node, "features");
     if (path) insert(node, path);
     show(node);
@@ -48,7 +50,7 @@ async function ownGraph(audit, feature) {
 
 /** Put the nodes that save a feature as a small file into the graph. */
 export async function saveDirection(audit, feature) {
-  const found = await featuresOf(audit.id);
+  const found = await featuresOf(audit.id, feature.prompt);
   const name = nameOf(audit, feature);
   asOneStep(() => {
     const source = loader(found, corner());
@@ -79,11 +81,12 @@ function loader(found, at) {
 }
 
 /** Point a Load Features node at features, also at those that came after the page was loaded. */
-function setContent(node, { audit, content }) {
+function setContent(node, { audit, prompt, content }) {
   const choice = node.widgets.find((widget) => widget.name === "audit");
   const values = choice.options?.values;
   if (Array.isArray(values) && !values.includes(audit)) choice.options.values = [...values, audit];
   choice.value = audit;
+  setWidget(node, "prompt", prompt);
   setWidget(node, "content", content);
   return node;
 }

@@ -65,7 +65,7 @@ function keepUp(node, parts) {
     let found;
     for (const part of parts) found = (await part.refresh(found)) ?? found;
   }, 50);
-  const shown = node.widgets.filter((widget) => ["feature", "strength"].includes(widget.name));
+  const shown = node.widgets.filter((widget) => ["feature", "strength", "mode"].includes(widget.name));
   for (const widget of shown) after(widget, "callback", refresh);
   after(node, "onConnectionsChange", refresh);
   after(node, "onConfigure", () => {
@@ -100,31 +100,35 @@ function after(owner, method, action) {
  */
 function fillContent(node, name) {
   const choice = node.widgets.find((widget) => widget.name === name);
+  // An audit has a file for each of its prompts.
+  const number = node.widgets.find((widget) => widget.name === "prompt");
   const ask = name === "audit" ? contentOfAudit : contentOf;
   let loaded = false;
   after(node, "onConfigure", () => (loaded = true));
   // Newer frontends keep the widgets' values by the nodes' numbers, also of nodes that are long gone.
   let fresh = true;
   after(node, "onAdded", () => {
-    if (fresh && !loaded) setWidget(node, "content", "");
+    if (fresh && !loaded) {
+      if (number) number.value = 1;
+      setWidget(node, "content", "");
+    }
     fresh = false;
   });
-  const fill = async (value, wanted) => {
-    const before = widgetValue(node, "content");
-    const found = await ask(value).catch(() => null);
-    if (found && wanted() && choice.value === value && widgetValue(node, "content") === before) {
-      setWidget(node, "content", found);
-    }
+  const fill = async (wanted) => {
+    const state = () => [choice.value, number?.value, widgetValue(node, "content")].join("\n");
+    const before = state();
+    const found = await ask(choice.value, number?.value).catch(() => null);
+    if (found && wanted() && state() === before) setWidget(node, "content", found);
     knowMore();
   };
-  after(choice, "callback", (value) => fill(value, () => true));
+  for (const widget of [choice, number]) if (widget) after(widget, "callback", () => fill(() => true));
   // Whatever loads the node into a graph configures it right after making it.
-  setTimeout(() => loaded || widgetValue(node, "content") || fill(choice.value, () => !loaded), 0);
+  setTimeout(() => loaded || widgetValue(node, "content") || fill(() => !loaded), 0);
 }
 
-async function contentOfAudit(name) {
+async function contentOfAudit(name, prompt) {
   const row = (await listAudits()).find((audit) => audit.name === name);
-  return row && (await featuresOf(row.id)).content;
+  return row && (await featuresOf(row.id, prompt - 1)).content;
 }
 
 /** What a run leaves for the browser: tables, and the features that pickers further on choose from. */

@@ -23,8 +23,8 @@ export const listAudits = () => ask("audits");
 /** One audit: prompts, features, names that people gave. */
 export const openAudit = (id) => ask(`audits/${part(id)}`);
 
-/** The folder and the hash that Load Features finds an audit's features by. */
-export const featuresOf = (id) => ask(`audits/${part(id)}/features`);
+/** What Load Features finds the features of an audit's prompt by: {audit, prompt (from 1), content}. */
+export const featuresOf = (id, prompt) => ask(`audits/${part(id)}/features?prompt=${part(prompt)}`);
 
 /** The prompt that makes the picture of a seed again. */
 export const promptOf = (id, seed) => ask(`audits/${part(id)}/seeds/${part(seed)}`);

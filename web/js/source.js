@@ -10,31 +10,32 @@ const FRESH = 3000;
 const opened = new Map();
 
 /**
- * The features that come into a node: [{wanted, number, name, rate, image, strength}]; empty where they aren't known.
+ * The features that come into a node: [{wanted, number, name, rate, image, strength, push}]; empty where they aren't known.
  * Of a saved audit they are read; those of Find Rare Features are known once it has run.
  */
 export async function featuresInto(node) {
   const source = origin(node, "features")?.node;
-  if (source?.type === "HapaxLoadFeatures") return savedIn(widgetValue(source, "audit"));
+  if (source?.type === "HapaxLoadFeatures") return savedIn(widgetValue(source, "audit"), widgetValue(source, "prompt") ?? 1);
   return (source?.hapaxFeatures ?? []).map((feature) => ({ ...feature, image: api.apiURL(view(feature.picture)) }));
 }
 
 const view = ({ filename, subfolder, type }) => `/view?${new URLSearchParams({ filename, subfolder, type })}`;
 
-function savedIn(name) {
-  if (!opened.has(name)) {
-    opened.set(name, read(name));
-    setTimeout(() => opened.delete(name), FRESH);
+function savedIn(name, prompt) {
+  const key = `${prompt} ${name}`;
+  if (!opened.has(key)) {
+    opened.set(key, read(name, prompt));
+    setTimeout(() => opened.delete(key), FRESH);
   }
-  return opened.get(name);
+  return opened.get(key);
 }
 
-async function read(name) {
+async function read(name, prompt) {
   const row = (await listAudits()).find((audit) => audit.name === name && !audit.problem);
   if (!row) return [];
   const audit = await openAudit(row.id);
   return audit.features
-    .filter((feature) => feature.prompt === 0)
+    .filter((feature) => feature.prompt === prompt - 1)
     .map((feature) => ({
       wanted: `latent ${feature.latent}`,
       number: feature.rank,
@@ -43,6 +44,7 @@ async function read(name) {
       rate: rateOf(feature),
       image: feature.exemplars.length ? picture(audit, feature.exemplars[0][2], 96) : null,
       strength: feature.strength,
+      push: feature.push,
     }));
 }
 

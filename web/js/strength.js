@@ -36,10 +36,12 @@ export function strength(node) {
   function refresh(feature) {
     slider.value = widgetValue(node, "strength");
     slider.setAttribute("aria-valuetext", String(widgetValue(node, "strength")));
-    tried.hidden = !feature?.strength;
-    if (feature?.strength) {
-      tried.style.left = at(feature.strength);
-      tried.textContent = feature.strength;
+    const same = feature?.push && feature.push.mode === widgetValue(node, "mode");
+    const there = same ? feature.push.strength : feature?.strength;
+    tried.hidden = !there;
+    if (there) {
+      tried.style.left = at(there);
+      tried.textContent = there;
     }
   }
 

@@ -151,7 +151,13 @@ def test_what_leads_elsewhere_is_not_there(ask, path, status):
 def test_where_the_features_are(ask, base):
     status, where = told(ask("GET", "/hapax/audits/{0}/features"))
     assert status == 200
-    assert where == {"audit": "first", "content": content_hash(base / "first" / FEATURES)}
+    assert where == {"audit": "first", "prompt": 1, "content": content_hash(base / "first" / FEATURES)}
+    assert told(ask("GET", "/hapax/audits/{0}/features?prompt=1"))[0] == 404
+    (base / "first" / "features-2.safetensors").write_bytes(b"of the second prompt")
+    where = told(ask("GET", "/hapax/audits/{0}/features?prompt=1"))[1]
+    assert (where["prompt"], where["content"]) == (2, hashlib.sha256(b"of the second prompt").hexdigest())
+    for prompt in ("-1", "x", "../2", "9999999"):
+        assert told(ask("GET", f"/hapax/audits/{{0}}/features?prompt={prompt}"))[0] == 400
     (base / "first" / FEATURES).unlink()
     assert told(ask("GET", "/hapax/audits/{0}/features"))[0] == 404
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from hapax.core.errors import HapaxError
 from hapax.core.feature_audit import write_feature_audit
+from hapax.core.feature_file import save_features
 from hapax.core.library import FEATURES, content_hash
 from hapax.nodes.saved_features import LoadFeatures
 from hapax.nodes.steering import AmplifyFeature
@@ -55,6 +57,18 @@ def test_other_features_of_the_same_name_are_refused(saved):
 @pytest.mark.parametrize("name", ["(nothing here yet)", "", "../hapax/kept", "kept/../kept", "/etc", "kept/sae"])
 def test_what_is_no_audit_is_named_with_what_to_do(saved, name):
     assert "import its zip in the Hapax tab" in LoadFeatures.validate_inputs(name, "")
+
+
+def test_an_audit_of_several_prompts(saved, findings):
+    folder, content = saved
+    save_features(replace(findings[0], prompt="the other"), folder, prompt=1)
+    first, second = (LoadFeatures.execute("kept", "", prompt).result[0] for prompt in (1, 2))
+    assert (first.prompt, second.prompt) == (findings[0].prompt, "the other")
+    assert LoadFeatures.fingerprint_inputs("kept", "", 1) != LoadFeatures.fingerprint_inputs("kept", "", 2)
+    other = content_hash(folder / "features-2.safetensors")
+    assert LoadFeatures.validate_inputs("gone", other, 2) is True
+    assert "are others than this workflow was made with" in LoadFeatures.validate_inputs("kept", content, 2)
+    assert "has no features of a prompt number 3" in LoadFeatures.validate_inputs("kept", "", 3)
 
 
 def test_none_at_all(saved):
