@@ -1,13 +1,13 @@
 """How evenly guided pictures fall, and what that costs, against rivals, by the judge of the emoji world.
 
     python benchmarks/invdiff.py --cache DIR [--model DIR] [--concepts choose] [--arms base ours oracle ...]
-        [--images 1000] [--test 1000] [--steps 1500] [--strength 1.25] [--official-steps 6000]
+        [--images 1000] [--test 1000] [--steps 1500] [--rounds 2] [--strength 1.25] [--official-steps 6000]
 
-One module is trained for all concepts, on the pictures of `emoji_eval.py`'s cache; pictures to judge come from seeds
-that were never trained on. Arms: base; ours (groups by CLIP); losses (groups by probe losses); sae (by an SAE's
-features of the mid block); oracle (groups by the judge); lora (low-rank adapters on our groups); official (the
-official code's delta, loss and grouping); fair (prompts that name gender and skin evenly). Options must be chosen on
-`--concepts choose`. Prints one JSON line per arm and concept, then the ratios of means to base.
+One module is trained for all concepts; pictures to judge come from seeds that were never trained on. Arms: base; ours
+(`hapax invdiff train --by clip`); losses (`--by losses`); and, all in one round on the pictures of `emoji_eval.py`'s
+cache: sae (groups by an SAE's features of the mid block); oracle (groups by the judge); lora (low-rank adapters on our
+groups); official (the official code's delta, loss and grouping); fair (prompts that name gender and skin evenly).
+Options must be chosen on `--concepts choose`. Prints a JSON line per arm and concept, then the ratios of means to base.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -31,20 +33,22 @@ from hapax.core.emoji.world import load_world
 from hapax.core.findings import SAESize, train_on
 from hapax.core.invdiff import (
     GuidanceConfig,
+    GuidanceModule,
     PictureSet,
-    Probes,
     bias_floor,
     bias_interval,
     coverage,
     infer_groups,
     kl_to_uniform,
-    probe_losses,
+    load_guidance,
     save_guidance,
     spread_probabilities,
     train_guidance,
 )
 from hapax.core.invdiff.metrics import normalised_mutual_information, permutation_null
+from hapax.core.invdiff.session import GuidanceSession, SessionSettings
 from hapax.core.sce import vendi_score
+from hapax.core.tensor_file import read_tensors
 from invdiff_rivals import low_rank, official_groups, official_losses, train_low_rank, train_official
 from PIL import Image
 from torch import Tensor
@@ -84,22 +88,33 @@ class Bench:
         ids = tuple(f"{u}:{seed}" for u in range(len(prompts)) for seed in range(self.options.images))
         return PictureSet(torch.cat(parts), number, prompts, ids)
 
-    def table(self, by: str) -> Tensor:
-        """What groups are inferred from: [N, P]."""
-        if by == "losses":
-            path = self.lab.cache / f"probes-{'-'.join(self.concepts)}-{self.options.images}.npy"
-            if not path.exists():
-                np.save(path, probe_losses(self.backend, self.pictures, Probes(), batch_size=BATCH).numpy())
-            return torch.from_numpy(np.load(path))
-        if by == "clip":
-            return torch.cat([c.store.embeddings(c.samples) for c in self.collections]).float()
-        return torch.cat([_features(c) for c in self.collections])
-
     def inferred(self, by: str) -> tuple[Tensor, Tensor]:
         """Groups without labels: weights [N, G] and probabilities [N]."""
-        table, prompt = self.table(by), self.pictures.prompt
+        read = {"clip": lambda c: c.store.embeddings(c.samples).float(), "sae": _features}[by]
+        table, prompt = torch.cat([read(c) for c in self.collections]), self.pictures.prompt
         weights = infer_groups(table, self.options.groups, seed=self.options.seed, prompt=prompt)
         return weights, spread_probabilities(table, prompt)
+
+    def session(self, by: str) -> tuple[Tensor, GuidanceModule, dict[str, int]]:
+        """What `hapax invdiff train` does: the first round's weights [N, G], the module, CPU seconds by stage."""
+        options, spent = self.options, Spent()
+        settings = SessionSettings(
+            prompts=self.pictures.prompts,
+            pictures=None,
+            images=options.images,
+            sampling=self.lab.sampling,
+            groups=options.groups,
+            by=by,
+            seed=options.seed,
+            rounds=options.rounds,
+        )
+        with TemporaryDirectory() as place:
+            folder = Path(place)
+            module = load_guidance(
+                GuidanceSession(self.backend, settings, self.config, folder, spent, lambda: self.lab.clip).run()
+            )
+            weights = read_tensors(folder / "groups.safetensors", "groups")[0]["weights"]
+        return weights, module, {stage: round(seconds) for stage, seconds in spent.seconds.items()}
 
     def true_groups(self) -> tuple[Tensor, Tensor]:
         """The judge's cells of gender and skin, and probabilities with both margins even (raking)."""
@@ -125,7 +140,7 @@ class Bench:
             conditioned = Conditioned(self.backend, self.pictures.prompts)
             groups = official_groups(official_losses(conditioned, self.pictures, self.options.seed))
             delta, seconds = train_official(self.backend, self.pictures, groups, steps=self.options.official_steps)
-            yield self._about(groups, delta.parameters, seconds), {"eps": delta}
+            yield self._about(groups, delta.parameters, {"training": round(seconds)}), {"eps": delta}
         elif name == "lora":
             weights, p = self.inferred("clip")
             with low_rank(self.backend.denoiser) as adapters:
@@ -134,20 +149,20 @@ class Bench:
                 with torch.no_grad():
                     for up in adapters[1::2]:
                         up *= self.options.strength
-                yield self._about(weights, sum(a.numel() for a in adapters), seconds), None
+                yield self._about(weights, sum(a.numel() for a in adapters), {"training": round(seconds)}), None
         else:
-            by = {"ours": "clip", "losses": "losses", "sae": "sae"}
-            weights, p = self.true_groups() if name == "oracle" else self.inferred(by[name])
-            module, seconds = _timed(lambda: self._train(name, weights, p))
+            if name in ("ours", "losses"):
+                weights, module, seconds = self.session("clip" if name == "ours" else name)
+            else:
+                weights, p = self.true_groups() if name == "oracle" else self.inferred(name)
+                begun = time.process_time()
+                module = train_guidance(self.backend, self.pictures, weights, self.config, probabilities=p)
+                seconds = {"training": round(time.process_time() - begun)}
+            save_guidance(module, self.lab.cache / f"guidance-{name}-{'-'.join(self.concepts)}.safetensors")
             module.set_strength(1.0 if name == "oracle" else self.options.strength)
             yield self._about(weights, module.shape.parameters, seconds), {module.shape.site: module}
 
-    def _train(self, name: str, weights: Tensor, p: Tensor) -> Any:
-        module = train_guidance(self.backend, self.pictures, weights, self.config, probabilities=p)
-        save_guidance(module, self.lab.cache / f"guidance-{name}-{'-'.join(self.concepts)}.safetensors")
-        return module
-
-    def _about(self, weights: Tensor, parameters: int, seconds: float) -> dict[str, Any]:
+    def _about(self, weights: Tensor, parameters: int, seconds: dict[str, int]) -> dict[str, Any]:
         """Size, time, and what the groups know: mutual information with the truth, and its place among shuffles."""
         cells, know = _cells(self.truths), {}
         for u, concept in enumerate(self.concepts):
@@ -159,7 +174,7 @@ class Bench:
                 found = normalised_mutual_information(weights[rows], minority)
                 row[name] = [round(found, 4), round(float((null < found).double().mean()), 4)]
             know[concept] = row
-        return {"parameters": parameters, "seconds": round(seconds), "nmi_and_percentile": know}
+        return {"parameters": parameters, "cpu_seconds": seconds, "nmi_and_percentile": know}
 
     def judged(self, name: str, concept: str, taps: Any) -> tuple[Truth, Tensor]:
         """What the judge sees in held-out pictures, and their CLIP embeddings."""
@@ -205,9 +220,18 @@ def _cells(truths: list[Truth]) -> Tensor:
     return torch.tensor(rows)
 
 
-def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.process_time()
-    return work(), time.process_time() - start
+class Spent:
+    """A progress that adds up the CPU seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.last = time.process_time()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Count the time since the last report for this stage."""
+        now = time.process_time()
+        self.seconds[stage] += now - self.last
+        self.last = now
 
 
 def measured(truth: Truth, embedded: Tensor, base: Truth, fair: Tensor | None) -> dict[str, Any]:
@@ -262,7 +286,8 @@ def main() -> None:
     lab_options(parser)
     parser.add_argument("--arms", nargs="+", choices=(*ARMS, "sae"), default=list(ARMS))
     parser.add_argument("--test", type=int, default=1000, help="held-out pictures per concept")
-    parser.add_argument("--steps", type=int, default=1500, help="training steps of our arms")
+    parser.add_argument("--steps", type=int, default=1500, help="training steps of our arms, in the first round")
+    parser.add_argument("--rounds", type=int, default=2, help="of ours and losses")
     parser.add_argument("--official-steps", type=int, default=6000, help="of the official recipe")
     parser.add_argument("--groups", type=int, default=48)
     parser.add_argument("--batch", type=int, default=48)

@@ -39,6 +39,13 @@ def add_invdiff(commands: Any) -> None:
     train.add_argument("--by", choices=("clip", "losses"), default="losses", help="what groups are inferred from")
     add_clip(train, "hapax-emoji")
     train.add_argument("--groups", type=int, default=32, metavar="N", help="a prompt (default: 32)")
+    train.add_argument(
+        "--rounds",
+        type=int,
+        metavar="N",
+        help="of training; each but the first goes on, also on pictures made under the one before (default: 2, or 1 "
+        "with --pictures)",
+    )
     train.add_argument("--site", default="mid", help="where the module acts (default: mid)")
     train.add_argument("--train-steps", type=int, default=1500, metavar="N", help="default: 1500")
     train.add_argument("--train-batch", type=int, default=48, metavar="N", help="default: 48")
@@ -108,7 +115,14 @@ def run_train(arguments: argparse.Namespace) -> None:
     with process_group(), closing(Bars()) as bars:
         backend, sampling = _model(arguments)
         settings = SessionSettings(
-            prompts, arguments.pictures, arguments.images, sampling, arguments.groups, arguments.by, arguments.seed
+            prompts,
+            arguments.pictures,
+            arguments.images,
+            sampling,
+            arguments.groups,
+            arguments.by,
+            arguments.seed,
+            rounds=arguments.rounds if arguments.rounds is not None else 1 if arguments.pictures else 2,
         )
         session = GuidanceSession(backend, settings, config, writable(arguments.out), bars, clip)
         path = session.run(resume=arguments.resume)

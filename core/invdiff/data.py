@@ -63,6 +63,12 @@ class PictureSet:
     def __len__(self) -> int:
         return len(self.latents)
 
+    def part(self, rows: Tensor) -> PictureSet:
+        """Some of the pictures, by a mask `[N]` or by their numbers; the prompts stay as they are."""
+        numbers = torch.arange(len(self))[rows]
+        ids = tuple(self.ids[i] for i in numbers.tolist())
+        return PictureSet(self.latents[numbers], self.prompt[numbers], self.prompts, ids, self.size)
+
 
 class Maker(Protocol):
     """Who makes pictures: `DiffusersBackend`, or ComfyUI's samplers."""

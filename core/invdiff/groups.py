@@ -138,12 +138,12 @@ def principal_scores(table: Tensor, parts: list[Tensor], components: int) -> Ten
     """Scores on the leading principal components of a table [N, P] that is standardised within parts: [N, <= D]."""
     x = torch.zeros_like(table)
     for rows in parts:
-        x[rows] = _standardised(table[rows])
+        x[rows] = standardised(table[rows])
     u, s, _ = torch.linalg.svd(x, full_matrices=False)
     return (u * s)[:, :components]
 
 
-def _standardised(x: Tensor) -> Tensor:
+def standardised(x: Tensor) -> Tensor:
     """Columns at zero mean and unit variance; those that are constant are 0."""
     spread = x.std(0)
     held = spread > 1e-9 * x.abs().amax(0).clamp(min=1e-30)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,10 +16,13 @@ from ..distributed import barrier, rank
 from ..embed import ClipEmbedder
 from ..errors import HapaxError
 from ..tensor_file import as_json, check_header, read_tensors, write_tensors
-from .data import PictureSet, decode, make_pictures, read_pictures
+from .data import Maker, PictureSet, decode, make_pictures, read_pictures
+from .evaluation import Guided
 from .files import save_guidance
 from .groups import infer_groups
+from .module import GuidanceModule
 from .probes import probe_losses
+from .rounds import joined, later, ordinary
 from .spread import spread_probabilities
 from .training import GuidanceConfig, train_guidance
 
@@ -37,6 +41,10 @@ class SessionSettings:
         groups: a prompt.
         by: `losses` of the frozen model at probes, or `clip` embeddings.
         seed: first of the pictures' seeds, and the groups' seed.
+        rounds: of training; each but the first goes on with the module, also on pictures that were made under it.
+
+    Raises:
+        HapaxError: no round, or several of a folder of pictures.
     """
 
     prompts: Sequence[str]
@@ -46,6 +54,31 @@ class SessionSettings:
     groups: int = 32
     by: str = "losses"
     seed: int = 0
+    rounds: int = 1
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise HapaxError(f"rounds is {self.rounds}; give 1 or more.")
+        if self.rounds > 1 and self.pictures is not None:
+            raise HapaxError(
+                f"rounds is {self.rounds}, but the pictures are those of a folder; give 1, or prompts of which the "
+                "model makes pictures."
+            )
+
+
+class Known(NamedTuple):
+    """What was found out about N pictures.
+
+    Fields:
+        table: `[N, P]`.
+        kept: `[N]` bool, M of them True: what is trained on.
+        weights: `[M, G]`; probabilities: `[M]`.
+    """
+
+    table: Tensor
+    kept: Tensor
+    weights: Tensor
+    probabilities: Tensor
 
 
 class GuidanceSession:
@@ -73,57 +106,81 @@ class GuidanceSession:
             raise HapaxError(f"{self.out} holds a training already; add --resume to go on with it, or choose another.")
         barrier()
         pictures = self._pictures()
-        weights, probabilities = self._groups(pictures)
-        module = train_guidance(
-            self.backend,
-            pictures,
-            weights,
-            self.config,
-            probabilities=probabilities,
-            folder=self.out,
-            progress=lambda done, total, _: self.report("training", done, total),
-            meta={"groups_by": self.settings.by},
-        )
+        known = self._known(self.out, pictures)
+        module = self._train(self.out, pictures, known, self.config)
+        for number in range(2, self.settings.rounds + 1):
+            module = self._again(number, pictures, known.table, module)
         path = self.out / "guidance.safetensors"
         if rank() == 0:
             save_guidance(module, path)
         barrier()
         return path
 
+    def _again(self, number: int, own: PictureSet, table: Tensor, module: GuidanceModule) -> GuidanceModule:
+        """Train the module on, also on pictures that were made under it."""
+        folder = self.out / f"round-{number}"
+        guided = self._made(Guided(self.backend, module.to(self.backend.denoiser.device)), folder)
+        pictures = joined(own, guided, number)
+        known = self._known(folder, pictures, table)
+        return self._train(folder, pictures, known, later(self.config), module)
+
+    def _train(
+        self,
+        folder: Path,
+        pictures: PictureSet,
+        known: Known,
+        config: GuidanceConfig,
+        start: GuidanceModule | None = None,
+    ) -> GuidanceModule:
+        return train_guidance(
+            self.backend,
+            pictures.part(known.kept),
+            known.weights,
+            config,
+            probabilities=known.probabilities,
+            start=start,
+            folder=folder,
+            progress=lambda done, total, _: self.report("training", done, total),
+            meta={"groups_by": self.settings.by, "rounds": self.settings.rounds},
+        )
+
     def _pictures(self) -> PictureSet:
         settings = self.settings
         if settings.pictures is not None:
             return read_pictures(self.backend, settings.pictures, progress=self.report, **settings.sampling.size)
-        seeds = range(settings.seed, settings.seed + settings.images)
-        return make_pictures(
-            self.backend,
-            settings.prompts,
-            seeds,
-            settings.sampling,
-            folder=self.out / "pictures",
-            progress=self.report,
-        )
+        return self._made(self.backend, self.out)
 
-    def _groups(self, pictures: PictureSet) -> tuple[Tensor, Tensor]:
-        """Infer the groups, or read them: weights [N, G] and probabilities [N]."""
-        path, settings = self.out / "groups.safetensors", self.settings
+    def _made(self, maker: Maker, folder: Path) -> PictureSet:
+        settings = self.settings
+        seeds = range(settings.seed, settings.seed + settings.images)
+        kept = folder / "pictures"
+        return make_pictures(maker, settings.prompts, seeds, settings.sampling, folder=kept, progress=self.report)
+
+    def _known(self, folder: Path, pictures: PictureSet, own: Tensor | None = None) -> Known:
+        """Infer the groups, or read them; `own` [n, P] is what is known of the first n pictures, the model's own."""
+        path, settings = folder / "groups.safetensors", self.settings
         identity = as_json([self.backend.fingerprint(), settings.by, settings.groups, settings.seed, pictures.ids])
         if path.exists():
             tensors, header = read_tensors(path, "table of groups")
             check_header(path, header, _FORMAT, _VERSION, "a table of groups")
             if header.get("identity") != identity:
                 raise HapaxError(f"{path} is of other pictures or settings; go on with those, or choose another --out.")
-            return tensors["weights"], tensors["probabilities"]
-        table = self._table(pictures)
-        weights = infer_groups(table, settings.groups, seed=settings.seed, prompt=pictures.prompt)
-        probabilities = spread_probabilities(table, pictures.prompt)
+            kept = tensors.get("kept", torch.ones(len(pictures), dtype=torch.bool))
+            return Known(tensors["table"], kept, tensors["weights"], tensors["probabilities"])
+        if own is None:
+            table, kept = self._table(pictures), torch.ones(len(pictures), dtype=torch.bool)
+        else:
+            table = torch.cat([own, self._table(pictures.part(torch.arange(len(own), len(pictures))))])
+            kept = ordinary(table, pictures.prompt, len(own))
+        prompt = pictures.prompt[kept]
+        weights = infer_groups(table[kept], settings.groups, seed=settings.seed, prompt=prompt)
+        known = Known(table, kept, weights, spread_probabilities(table[kept], prompt))
         if rank() == 0:
             ids = as_json({"ids": pictures.ids, "prompts": pictures.prompts})
             header = {"format": _FORMAT, "version": str(_VERSION), "identity": identity, "samples": ids}
-            tensors = {"table": table, "weights": weights, "probabilities": probabilities, "prompt": pictures.prompt}
-            write_tensors(path, tensors, header)
+            write_tensors(path, {**known._asdict(), "prompt": pictures.prompt}, header)
         barrier()
-        return weights, probabilities
+        return known
 
     def _table(self, pictures: PictureSet) -> Tensor:
         """What the groups are inferred from: [N, P]."""

@@ -19,6 +19,7 @@ from ..sites import select_site
 from ..steering import Scope
 from .checkpoints import Checkpoint
 from .data import PictureSet
+from .files import module_fingerprint
 from .groups import balanced_weights, checked_weights
 from .lessons import Lessons
 from .module import GuidanceModule, GuidanceShape
@@ -91,6 +92,7 @@ def train_guidance(
     config: GuidanceConfig | None = None,
     *,
     probabilities: Tensor | None = None,
+    start: GuidanceModule | None = None,
     folder: str | Path | None = None,
     progress: Progress | None = None,
     meta: Mapping[str, Any] | None = None,
@@ -110,6 +112,7 @@ def train_guidance(
         probabilities: `[N]` what the module is to make of each prompt's pictures; `balanced_weights` of the
             groups if None.
         config: hyperparameters; the defaults if None.
+        start: a module to go on with; a new one, which changes nothing, if None.
         folder: holds a checkpoint, from which an interrupted training goes on; None keeps none.
         progress: called as progress(step, steps, info) after each step; info has `loss`, `groups` (the losses of
             the G groups) and `rate`. What it raises ends the training, with a checkpoint.
@@ -119,14 +122,14 @@ def train_guidance(
         The module with its averaged weights, at strength 1 within the window, on the denoiser's device.
 
     Raises:
-        HapaxError: pictures, weights and model don't fit; the loss isn't finite; the folder holds a checkpoint of
-            another training or can't be written.
+        HapaxError: pictures, weights, model and start don't fit; the loss isn't finite; the folder holds a checkpoint
+            of another training or can't be written.
     """
     config = config or GuidanceConfig()
     weights = checked_weights(weights, len(pictures))
     wanted = balanced_weights(weights, pictures.prompt) if probabilities is None else probabilities
     conditioned = denoising(model, pictures.prompts, **pictures.size)
-    trainer = _Trainer(conditioned, pictures, weights, _checked(wanted, pictures), config)
+    trainer = _Trainer(conditioned, pictures, weights, _checked(wanted, pictures), config, start)
     checkpoint = Checkpoint(folder, trainer.identity()) if folder is not None else None
     with trainer.conditioned.frozen(checkpointing=config.checkpointing):
         if checkpoint:
@@ -177,6 +180,7 @@ class _Trainer:
         weights: Tensor,
         probabilities: Tensor,
         config: GuidanceConfig,
+        start: GuidanceModule | None = None,
     ) -> None:
         self.config, self.step = config, 0
         self.conditioned = conditioned
@@ -191,6 +195,9 @@ class _Trainer:
         )
         scope = Scope(config.start, config.end)
         self.module = GuidanceModule(shape, scope=scope, seed=config.seed).to(conditioned.device)
+        self.start = None if start is None else module_fingerprint(start)
+        if start is not None:
+            self._begin_with(start)
         self.parameters = dict(self.module.named_parameters())
         same_everywhere(self.parameters.values())
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
@@ -206,9 +213,16 @@ class _Trainer:
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must have been made with."""
-        return {"model": self.known["model"], "pictures": self.lessons.digest, "processes": world_size()} | asdict(
-            self.config
-        )
+        known = {"model": self.known["model"], "pictures": self.lessons.digest, "processes": world_size()}
+        return known | {"start": self.start} | asdict(self.config)
+
+    def _begin_with(self, start: GuidanceModule) -> None:
+        if start.shape != self.module.shape:
+            raise HapaxError(
+                f"The module to go on with is {start.shape}, but this training makes {self.module.shape}; go on at its "
+                "site and width, with the model that it was made for."
+            )
+        self.module.load_state_dict(start.state_dict())
 
     def state(self) -> dict[str, Tensor]:
         """All tensors that change, by name."""
