@@ -1,7 +1,7 @@
 """How evenly guided pictures fall, and what that costs, against rivals, by the judge of the emoji world.
 
     python benchmarks/invdiff.py --cache DIR [--model DIR] [--concepts choose] [--arms base ours oracle ...]
-        [--images 1000] [--test 1000] [--steps 1500] [--rounds 2] [--strength 1.25] [--official-steps 6000]
+        [--images 1000] [--test 1000] [--steps 1500] [--rounds 2] [--strength 1.15] [--official-steps 6000]
 
 One module is trained for all concepts; pictures to judge come from seeds that were never trained on. Arms: base; ours
 (`hapax invdiff train --by clip`); losses (`--by losses`); and, all in one round on the pictures of `emoji_eval.py`'s
@@ -293,7 +293,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--end", type=float, default=1.0, help="end of the guidance's window")
-    parser.add_argument("--strength", type=float, default=1.25, help="of inferred groups' guidance; the oracle has 1")
+    parser.add_argument("--strength", type=float, default=1.15, help="of inferred groups' guidance; the oracle has 1")
     parser.add_argument("--bf16", action="store_true", help="faster where the CPU has it, far slower where not")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

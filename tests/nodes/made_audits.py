@@ -86,6 +86,8 @@ def two_prompts(one: Path, folder: Path) -> None:
     (prompt,) = audit["prompts"]
     row = copy.deepcopy(prompt["features"][0])
     row |= {"id": f"p1-f{row['latent']}", "label": "gavel", "labels": [["gavel", 0.5]], "score": 0.85}
+    shown = {"seeds": [], "before": [], "after": []}
+    row["amplified"] = {"strength": 1.5, "window": [0.0, 1.0], "mode": "approach", **shown}
     audit["prompts"].append({**copy.deepcopy(prompt), "prompt": "a photo of a judge", "index": 1, "features": [row]})
     _put(folder, audit)
 

@@ -49,7 +49,7 @@ def test_the_server_takes_what_amplify_made(tab, browser, server, sibling, tab_p
         server.run(run)
 
 
-def test_a_feature_of_another_prompt_brings_its_own_file(tab, made, browser, sibling, tab_page):
+def test_a_feature_of_another_prompt_brings_its_own_file(tab, made, browser, sibling, look, tab_page):
     sibling("made_audits").two_prompts(made / "cooks", made / "cooks and judges")
     try:
         tab.click("button[title='Look for new audits']")
@@ -65,6 +65,12 @@ def test_a_feature_of_another_prompt_brings_its_own_file(tab, made, browser, sib
         found = sorted((load["prompt"], load["content"]) for load in loads)
         assert found == [(n, hashlib.sha256(file.read_bytes()).hexdigest()) for n, file in enumerate(files, 1)]
         tab.wait_for_selector(".hapax-picker b:has-text('gavel')")
+        (turned,) = [node["inputs"] for node in sent.values() if node["class_type"] == "HapaxAmplifyFeaturesAdvanced"]
+        pushed = {"mode": "approach", "strength": 1.5, "start_percent": 0.0, "end_percent": 1.0, "feature": "latent 3"}
+        assert {name: turned[name] for name in pushed} == pushed
+        tab_page.look_at(tab, "HapaxAmplifyFeaturesAdvanced")
+        tab.wait_for_selector(".hapax-strength .tried:has-text('1.5')")
+        look("as the audit found best")
     finally:
         shutil.rmtree(made / "cooks and judges")
 

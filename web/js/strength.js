@@ -5,6 +5,7 @@ import { asOneStep, setWidget, widgetValue } from "./graph.js";
 import { t } from "./viewer/words.js";
 
 const [LEAST, MOST, STEP] = [-4, 8, 0.1];
+const CLOSE = 2.5;
 const at = (value) => `${(100 * (value - LEAST)) / (MOST - LEAST)}%`;
 
 /** The row of a node with a `strength` widget. Values beyond the slider's ends are typed into the widget. */
@@ -23,8 +24,8 @@ export function strength(node) {
     { class: "marks", "aria-hidden": "true" },
     h("span", { class: "natural", style: `left:${at(0)};width:calc(${at(1)} - ${at(0)})` }),
     mark(0, t("node.off"), "before"),
-    mark(1, t("node.natural"), "behind"),
   );
+  const natural = marks.appendChild(mark(1, t("node.natural"), "behind"));
   const tried = marks.appendChild(h("span", { class: "mark tried", hidden: true }));
   const element = h("div", { class: "hapax hapax-strength" }, slider, marks);
 
@@ -39,6 +40,8 @@ export function strength(node) {
     const same = feature?.push && feature.push.mode === widgetValue(node, "mode");
     const there = same ? feature.push.strength : feature?.strength;
     tried.hidden = !there;
+    // Their words would lie on each other.
+    natural.hidden = Boolean(there) && Math.abs(there - 1) < CLOSE;
     if (there) {
       tried.style.left = at(there);
       tried.textContent = there;
