@@ -6,8 +6,9 @@
 One module is trained for all concepts; pictures to judge come from seeds that were never trained on. Arms: base; ours
 (`hapax invdiff train --by clip`); losses (`--by losses`); and, all in one round on the pictures of `emoji_eval.py`'s
 cache: sae (groups by an SAE's features of the mid block); oracle (groups by the judge); lora (low-rank adapters on our
-groups); official (the official code's delta, loss and grouping); fair (prompts that name gender and skin evenly).
-Options must be chosen on `--concepts choose`. Prints a JSON line per arm and concept, then the ratios of means to base.
+groups); official (the official code's delta, loss and grouping). Of prompts: asked (one that lists every gender and
+skin tone); fair (one a picture, each naming a gender and a skin tone drawn evenly, so that only chance is left). Options
+must be chosen on `--concepts choose`. Prints a JSON line per arm and concept, then the ratios of means to base.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ from PIL import Image
 from torch import Tensor
 
 ATTRIBUTES = ("gender", "skin")
-ARMS = ("base", "ours", "losses", "oracle", "lora", "official", "fair")
+ARMS = ("base", "ours", "losses", "oracle", "lora", "official", "asked", "fair")
 FIRST_TEST_SEED = 500_000
 
 
@@ -134,7 +135,7 @@ class Bench:
     @contextmanager
     def arm(self, name: str) -> Iterator[tuple[dict[str, Any], Any]]:
         """Train an arm; yield what to print about it and its taps (None: none)."""
-        if name in ("base", "fair"):
+        if name in ("base", "asked", "fair"):
             yield {}, None
         elif name == "official":
             conditioned = Conditioned(self.backend, self.pictures.prompts)
@@ -180,8 +181,10 @@ class Bench:
         """What the judge sees in held-out pictures, and their CLIP embeddings."""
         prompt, count = self.world.prompt(concept), self.options.test
         prompts: Any = prompt
-        if name == "fair":
-            rng = np.random.default_rng(self.options.seed)
+        if name == "asked":
+            prompts = ", ".join([prompt, *(value for a in ATTRIBUTES for value in self.world.truth[concept][a])])
+        elif name == "fair":
+            rng = np.random.default_rng([self.options.seed, self.concepts.index(concept)])
             prompts = [
                 self.world.caption(self.world.draw(concept, set(ATTRIBUTES), rng), set(ATTRIBUTES))
                 for _ in range(count)
