@@ -7,8 +7,8 @@ One module is trained for all concepts; pictures to judge come from seeds that w
 (`hapax invdiff train --by clip`); losses (`--by losses`); and, all in one round on the pictures of `emoji_eval.py`'s
 cache: sae (groups by an SAE's features of the mid block); oracle (groups by the judge); lora (low-rank adapters on our
 groups); official (the official code's delta, loss and grouping). Of prompts: asked (one that lists every gender and
-skin tone); fair (one a picture, each naming a gender and a skin tone drawn evenly, so that only chance is left). Options
-must be chosen on `--concepts choose`. Prints a JSON line per arm and concept, then the ratios of means to base.
+skin tone); fair (one a picture, each naming a gender and a skin tone drawn evenly: only chance is left). Options must
+be chosen on `--concepts choose`. Prints a JSON line per arm and concept, then the ratios of means to base.
 """
 
 from __future__ import annotations
