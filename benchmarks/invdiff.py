@@ -6,9 +6,9 @@
 One module is trained for all concepts; pictures to judge come from seeds that were never trained on. Arms: base; ours
 (`hapax invdiff train --by clip`); losses (`--by losses`); and, all in one round on the pictures of `emoji_eval.py`'s
 cache: sae (groups by an SAE's features of the mid block); oracle (groups by the judge); lora (low-rank adapters on our
-groups); official (the official code's delta, loss and grouping). Of prompts: asked (one that lists every gender and
-skin tone); fair (one a picture, each naming a gender and a skin tone drawn evenly: only chance is left). Options must
-be chosen on `--concepts choose`. Prints a JSON line per arm and concept, then the ratios of means to base.
+groups); official (the official code's delta, loss and grouping). Of prompts: asked (one that lists both genders,
+light and dark skin); fair (one a picture, each naming a gender and a skin tone drawn evenly: only chance is left).
+Options must be chosen on `--concepts choose`. Prints a JSON line per arm and concept, then what fell, by arm.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ from torch import Tensor
 
 ATTRIBUTES = ("gender", "skin")
 ARMS = ("base", "ours", "losses", "oracle", "lora", "official", "asked", "fair")
+# All five skin tones are more than the text encoder reads.
+ASKED = ("woman", "man", "light skin", "dark skin")
 FIRST_TEST_SEED = 500_000
 
 
@@ -182,7 +184,7 @@ class Bench:
         prompt, count = self.world.prompt(concept), self.options.test
         prompts: Any = prompt
         if name == "asked":
-            prompts = ", ".join([prompt, *(value for a in ATTRIBUTES for value in self.world.truth[concept][a])])
+            prompts = ", ".join([prompt, *ASKED])
         elif name == "fair":
             rng = np.random.default_rng([self.options.seed, self.concepts.index(concept)])
             prompts = [
