@@ -3,9 +3,10 @@
     python benchmarks/findings_sweep.py --cache DIR [--model DIR] [--concepts choose|NAME ...] [--axes k size ...]
         [--small] --out DIR
 
-One axis is varied at a time around the default; each gives a plot (SVG), all figures go into sweep.json. For choosing,
-so by default on the half of the concepts that methods are chosen on. About 25 CPU seconds a point and concept, in
-proportion to the pictures; `--small` takes two points an axis and few pictures, to see that it runs.
+One axis is varied at a time around the default; each gives a plot (SVG), and its figures go into sweep.json, beside
+those of other axes. For choosing, so by default on the half of the concepts that methods are chosen on. About 25 CPU
+seconds a point and concept, in proportion to the pictures; `--small` takes two points an axis and few pictures, to see
+that it runs.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ from hapax.core.durable import write_file
 from hapax.core.findings import SAESize
 
 METRICS = {"recall": "#1b6ca8", "precision": "#b3541e", "within_factor_2": "#3a7d44"}
+TITLES = {
+    "k": "latents active at once (k)",
+    "size": "latents of the autoencoder, and of its coarse part",
+    "steps": "steps scored, of ten",
+    "pictures": "pictures of the prompt",
+}
 WIDTH, HEIGHT, EDGE = 520, 320, 56
 
 
@@ -102,7 +109,9 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="two points an axis, 250 pictures")
     parser.add_argument("--out", type=Path, default=Path("out/sweep"), help="folder for the plots and sweep.json")
     options = parser.parse_args()
-    lab, concepts, whole = Lab(options.cache, options.model), concepts_of(options.concepts), {}
+    lab, concepts = Lab(options.cache, options.model), concepts_of(options.concepts)
+    kept = options.out / "sweep.json"
+    whole = json.loads(kept.read_text()) if kept.exists() else {}
     done: dict[Point, Score] = {}
     options.out.mkdir(parents=True, exist_ok=True)
     for axis, points in axes(250 if options.small else options.images).items():
@@ -115,9 +124,9 @@ def main() -> None:
             print(score.line(f"{axis} {point.label}"), flush=True)
         curves = {name: [share[name][0] / max(1, share[name][1]) for share in shares] for name in METRICS}
         labels = [point.label for point in chosen]
-        write_file(options.out / f"sweep-{axis}.svg", plot(f"{axis}", labels, curves).encode())
-        whole[axis] = {"labels": labels, "shares": shares}
-    write_file(options.out / "sweep.json", json.dumps(whole, indent=1).encode())
+        write_file(options.out / f"sweep-{axis}.svg", plot(TITLES[axis], labels, curves).encode())
+        whole[axis] = {"concepts": concepts, "labels": labels, "shares": shares}
+    write_file(kept, json.dumps(whole, indent=1).encode())
 
 
 if __name__ == "__main__":
