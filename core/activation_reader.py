@@ -153,12 +153,17 @@ class ActivationReader:
 
     def verify(self) -> list[Damaged]:
         """Compare every shard not read yet with its checksum; return `damaged`, brought up to date."""
-        for shard in self._shards():
-            try:
-                shard.tensors()
-            except ShardError as error:
-                self._broken[shard.path] = str(error)
-        self._rescan()
+        broken: dict[Path, str] | None = None
+        # Where a damaged shard has a copy, that one takes its place and is to be compared too.
+        while broken is None or broken:
+            broken = {}
+            for shard in self._shards():
+                try:
+                    shard.tensors()
+                except ShardError as error:
+                    broken[shard.path] = str(error)
+            self._broken |= broken
+            self._rescan()
         return self.damaged
 
     def _order(self) -> list[Identity]:

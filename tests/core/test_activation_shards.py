@@ -245,6 +245,25 @@ def test_damage_inside_is_found_when_read_and_named(tmp_path):
     assert moved == {shard.name, shard.with_suffix(".json").name}
 
 
+def test_copies_of_a_damaged_shard_are_compared_too(tmp_path):
+    folder = fill(tmp_path / "store", range(2 * PER_SHARD))
+    shard = shards_of(folder)[0]
+    seeds = seeds_in(folder, shard)
+    flip(shard, 0.999)
+    for name in ("0", "copy", "zzz"):
+        shutil.copy(shard, shard.with_stem(name))
+    store = ActivationStore.open(folder)
+    assert {each.name for each in store.verify()} == {
+        shard.name,
+        "0.safetensors",
+        "copy.safetensors",
+        "zzz.safetensors",
+    }
+    assert_true_to_its_table(store)
+    assert len(store) == PER_SHARD
+    assert sorted(heal(store)) == sorted(seeds)
+
+
 def test_pictures_recorded_again_beside_the_damaged_shard_count(tmp_path):
     folder = fill(tmp_path / "store", [0, 1])
     flip(shards_of(folder)[0], 0.999)
