@@ -178,8 +178,8 @@ class Audit:
             given = Path(self.settings.sae_file)
             sae = load_sae(given)
             check_fits(sae, given, meta, self.recording.channels)
-            # Beside the audit it goes where the audit goes.
-            if rank() == 0 and not path.exists():
+            # Beside the audit it goes where the audit goes. A copy from an earlier run may be of another file.
+            if rank() == 0 and index == 0:
                 save_sae(sae, path)
             barrier()
             return TrainedSAE(sae, sae.meta["metrics"])

@@ -191,8 +191,18 @@ def test_an_autoencoder_that_was_trained_before_can_be_used(out: Path, tmp_path:
     folder = tmp_path / "out"
     assert main(command(folder, "--sae", trained / "sae.safetensors", "--amplify", 0)) == 0
     shutil.rmtree(trained)
-    assert load_sae(folder / load_audit(folder / "audit.json")["prompts"][0]["sae"]["path"]).d_sae == 256
-    assert load_features(folder).trained.sae.d_sae == 256
+    assert used(folder) == (256, 256)
+    # Resumed with another file of the same name, the audit takes that one, and so do its features.
+    store = str(out / "activations")
+    assert main(["sae", "train", "--store", store, "--out", str(trained), "--latents", "288"]) == 0
+    assert main(command(folder, "--sae", trained / "sae.safetensors", "--amplify", 0, "--resume")) == 0
+    assert used(folder) == (288, 288)
+
+
+def used(folder: Path) -> tuple[int, int]:
+    """Latents of the autoencoder that audit.json names, and of the one that the features come with."""
+    (prompt,) = load_audit(folder / "audit.json")["prompts"]
+    return load_sae(folder / prompt["sae"]["path"]).d_sae, load_features(folder).trained.sae.d_sae
 
 
 def test_an_autoencoder_of_another_site_is_refused(
