@@ -14,6 +14,7 @@ About 2 CPU minutes a concept with its pictures, 40 s with pictures cached, a fe
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,10 +81,17 @@ def _share(count: int, total: int) -> str:
     return f"{count / total:.2f} ({float(low):.2f}-{float(high):.2f}) {count}/{total}"
 
 
+def _which(samples: list[int]) -> tuple[int, str | int]:
+    """Pictures in a file's name: how many, and from which on or, where they don't follow one another, a digest."""
+    first = samples[0]
+    if samples == list(range(first, first + len(samples))):
+        return len(samples), first
+    return len(samples), hashlib.sha256(repr(samples).encode()).hexdigest()[:12]
+
+
 def case_of(lab: Lab, collection: Collection, size: SAESize = SIZE, steps: tuple[int, ...] = STEPS, **how: Any) -> Case:
     """A concept's pictures with their own autoencoder, trained now or found in the cache."""
-    first = collection.samples[0]
-    name = "-".join(map(str, (size.latents, size.coarse, size.k, size.epochs, len(collection.samples), first, *steps)))
+    name = "-".join(map(str, (size.latents, size.coarse, size.k, size.epochs, *_which(collection.samples), *steps)))
     kind = "plain" if how.get("plain") else "sae"
     pictures = Pictures([collection], steps)
     return Case(

@@ -15,6 +15,7 @@ from ..core.errors import HapaxError
 from ..core.invdiff.data import PictureSet
 from ..core.invdiff.groups import infer_groups, strata
 from ..core.invdiff.probes import probe_losses
+from ..core.invdiff.rounds import ordinary
 from ..core.invdiff.spread import spread_probabilities
 from ..core.statistics import wilson_interval
 from .caption_runs import caption_bar
@@ -22,7 +23,7 @@ from .denoising import call_denoiser
 from .fitting import identity
 from .schema import CLIP_SCORER, GROUPS, io, schema, to_image, to_pictures, ui, widget
 from .scoring import Scorer
-from .training_set import SEARCH, read_set
+from .training_set import SEARCH, one_each, read_set
 from .widgets import EXACT, seed_widget
 
 LOSSES, CLIP = "losses", "clip"
@@ -112,6 +113,17 @@ class InferBiasGroups(io.ComfyNode):
                     advanced=True,
                     tooltip="Pictures looked at together: more is faster and needs more memory.",
                 ),
+                io.Latent.Input(
+                    "guided_latents",
+                    optional=True,
+                    tooltip="For a second round: more pictures of the same prompts, from Sample Training Set on the "
+                    "model with guidance. Rare kinds are common among them; strays are left out.",
+                ),
+                io.Conditioning.Input(
+                    "guided_conditioning",
+                    optional=True,
+                    tooltip="Their prompts, from the same Sample Training Set.",
+                ),
             ],
             outputs=[
                 GROUPS.Output("GROUPS", display_name="groups", tooltip="For Train InvDiff Guidance."),
@@ -138,22 +150,42 @@ class InferBiasGroups(io.ComfyNode):
         shown: list,
         batch_size: list,
         scorer: list | None = None,
+        guided_latents: list | None = None,
+        guided_conditioning: list | None = None,
     ) -> io.NodeOutput:
         """Look at the pictures, and sort them."""
-        pictures, prompts = read_set(model[0], latents, conditioning)
-        rows = torch.cat([each["samples"] for each in latents])
-        decode = _Decoder(vae[0], rows)
+        more, said = guided_latents or [], guided_conditioning or []
+        words = [*one_each(latents, conditioning), *one_each(more, said)]
+        pictures, prompts = read_set(model[0], [*latents, *more], words)
+        own = sum(len(each["samples"]) for each in latents)
+        _check_own(pictures, own)
+        decode = _Decoder(vae[0], torch.cat([each["samples"] for each in (*latents, *more)]))
         report = caption_bar()
         if by[0] == LOSSES:
             table = _losses(model[0], pictures, prompts, batch_size[0], report)
         else:
             table = _embeddings(scorer, decode, report)
+        kept = ordinary(table, pictures.prompt, own)
+        strays = int((~kept).sum())
+        table, pictures, decode = table[kept], pictures.part(kept), decode.part(kept)
         weights = infer_groups(table, min(groups[0], len(pictures)), seed=seed[0], prompt=pictures.prompt)
         probabilities = spread_probabilities(table, pictures.prompt)
         found = BiasGroups(pictures, tuple(prompts), weights, probabilities, by[0], identity(model[0]))
         sheets, lines = _sheets(found, decode, shown[0])
+        if more:
+            lines.append(f"{strays} of {len(kept) - own} guided pictures are like none of the model's own: left out")
         text = "\n".join(lines)
         return io.NodeOutput(found, sheets, text, ui=ui.PreviewText(text))
+
+
+def _check_own(pictures: PictureSet, own: int) -> None:
+    """Raise HapaxError if guided pictures, all but the first `own`, are of prompts of which there are no others."""
+    foreign = sorted(set(pictures.prompt[own:].tolist()) - set(pictures.prompt[:own].tolist()))
+    if foreign:
+        raise HapaxError(
+            f"The guided pictures are also of {pictures.prompts[foreign[0]]!r}, of which latents has none; sample both "
+            "sets from the same prompts with the same CLIP."
+        )
 
 
 def _losses(
@@ -189,6 +221,10 @@ class _Decoder:
 
     def __len__(self) -> int:
         return len(self.latents)
+
+    def part(self, rows: Tensor) -> _Decoder:
+        """Of some of the latents."""
+        return _Decoder(self.vae, self.latents[rows])
 
     def pictures(self, rows: Sequence[int]) -> list[Any]:
         """PIL pictures of some rows."""

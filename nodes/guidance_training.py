@@ -10,7 +10,7 @@ from typing import Any
 
 from ..core.errors import HapaxError
 from ..core.fits import check_fits
-from ..core.invdiff.files import describe_guidance
+from ..core.invdiff.files import describe_guidance, made_for, module_fingerprint
 from ..core.invdiff.module import GuidanceModule
 from ..core.invdiff.objective import Risk
 from ..core.invdiff.training import GuidanceConfig, train_guidance
@@ -18,7 +18,7 @@ from . import devices, folders
 from .bias_groups import BiasGroups
 from .comfy_sites import family_of, site_of
 from .denoising import call_denoiser
-from .fitting import identity
+from .fitting import fitting_site, identity
 from .guidance_plot import LossPlot
 from .recording import SITE_TIP
 from .schema import GROUPS, GUIDANCE, io, progress, schema, to_image, ui, widget
@@ -26,6 +26,7 @@ from .training_set import SEARCH
 from .widgets import EXACT, seed_widget
 
 _REMEDY = "infer groups with this model, or train with the one that they were inferred with"
+_START_REMEDY = "train on with the model that it was made for, or begin a new one"
 _RUN_TIP = (
     "Name of the folder in output/hapax for what is learnt so far. The same settings go on in the same folder, so a "
     "training that was interrupted loses 50 steps at most; other settings get a folder of their own."
@@ -122,6 +123,12 @@ class TrainInvDiffGuidance(io.ComfyNode):
                     tooltip="What is meant by differences: variance of the losses, its root, or the worst group's.",
                 ),
                 widget(io.String, "run", default="guidance", advanced=True, tooltip=_RUN_TIP),
+                GUIDANCE.Input(
+                    "guidance",
+                    optional=True,
+                    tooltip="A module to go on with, for a second round: half the steps and half the learning rate do. "
+                    "Empty begins a new one.",
+                ),
             ],
             outputs=[
                 GUIDANCE.Output(
@@ -148,9 +155,13 @@ class TrainInvDiffGuidance(io.ComfyNode):
         variance_weight: float,
         risk: Risk,
         run: str,
+        guidance: GuidanceModule | None = None,
     ) -> io.NodeOutput:
         """Train."""
         check_fits("The groups were inferred", groups.made_for, identity(model), _REMEDY)
+        if guidance is not None:
+            fitting_site(model, made_for(guidance), "The guidance module to go on with was made", _START_REMEDY)
+            site = guidance.shape.site if site.strip() == "auto" else site
         # With a variance weight groups should differ by nothing but themselves: each needs a seat.
         seats = min(groups.weights.shape[1], batch_size) if variance_weight else GuidanceConfig.seats
         config = GuidanceConfig(
@@ -168,7 +179,7 @@ class TrainInvDiffGuidance(io.ComfyNode):
             seed=seed,
         )
         plot = LossPlot(steps)
-        module = _train(model, groups, config, _folder(run, model, groups, config), plot)
+        module = _train(model, groups, config, _folder(run, model, groups, config, guidance), plot, guidance)
         info = describe_guidance(module)
         return io.NodeOutput(module, to_image([plot.picture()]), info, ui=ui.PreviewText(info))
 
@@ -185,15 +196,18 @@ def _trained_site(model: Any, site: str) -> str:
     return chosen
 
 
-def _folder(run: str, model: Any, groups: BiasGroups, config: GuidanceConfig) -> Path:
-    """The folder of a training in output/hapax; each model, set of pictures and settings has one of its own."""
-    digest = hashlib.sha256(json.dumps([identity(model)["model"], asdict(config)], sort_keys=True).encode())
+def _folder(run: str, model: Any, groups: BiasGroups, config: GuidanceConfig, start: GuidanceModule | None) -> Path:
+    """The folder of a training in output/hapax; each model, set of pictures, start and settings has one of its own."""
+    known = [identity(model)["model"], asdict(config), *([] if start is None else [module_fingerprint(start)])]
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     for tensor in (groups.pictures.latents, groups.pictures.prompt, groups.weights, groups.probabilities):
         digest.update(tensor.contiguous().numpy().tobytes())
     return folders.output_folder(f"{run}-{digest.hexdigest()[:8]}")
 
 
-def _train(model: Any, groups: BiasGroups, config: GuidanceConfig, folder: Path, plot: LossPlot) -> GuidanceModule:
+def _train(
+    model: Any, groups: BiasGroups, config: GuidanceConfig, folder: Path, plot: LossPlot, start: GuidanceModule | None
+) -> GuidanceModule:
     pictures, report, every = groups.pictures, progress(config.steps), max(1, config.steps // _DRAWN)
 
     def advance(done: int, total: int, info: dict[str, Any]) -> None:
@@ -212,6 +226,7 @@ def _train(model: Any, groups: BiasGroups, config: GuidanceConfig, folder: Path,
             groups.weights,
             config,
             probabilities=groups.probabilities,
+            start=start,
             folder=folder,
             progress=advance,
             meta={"groups_by": groups.by},

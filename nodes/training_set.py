@@ -122,13 +122,8 @@ def read_set(model: Any, latents: Sequence[dict[str, Any]], conditioning: Sequen
     Raises:
         HapaxError: lists of other lengths, latents of another model, or of different sizes.
     """
+    conditioning = one_each(latents, conditioning)
     samples = [each["samples"].detach().float().cpu() for each in latents]
-    if len(conditioning) == 1:
-        conditioning = list(conditioning) * len(samples)
-    if len(conditioning) != len(samples):
-        raise HapaxError(
-            f"There are {len(samples)} latents and {len(conditioning)} prompts; give a prompt for each latent, or one."
-        )
     _check_size(model, samples)
     prints = [conditioning_fingerprint(each) for each in conditioning]
     unique = {each: given for each, given in zip(prints, conditioning, strict=True)}
@@ -137,6 +132,20 @@ def read_set(model: Any, latents: Sequence[dict[str, Any]], conditioning: Sequen
     clean = model.model.process_latent_in(torch.cat(samples)).float().clone()
     ids = tuple(str(row) for row in range(len(clean)))
     return PictureSet(clean, prompt, tuple(map(_words, range(len(order)), unique.values())), ids), list(unique.values())
+
+
+def one_each(latents: Sequence[dict[str, Any]], conditioning: Sequence[list]) -> list[list]:
+    """A CONDITIONING for each LATENT, where one may be given for all.
+
+    Raises:
+        HapaxError: there are several, but not as many as latents.
+    """
+    given = list(conditioning) * len(latents) if len(conditioning) == 1 else list(conditioning)
+    if len(given) != len(latents):
+        raise HapaxError(
+            f"There are {len(latents)} latents and {len(given)} prompts; give a prompt for each latent, or one."
+        )
+    return given
 
 
 def _words(number: int, conditioning: list) -> str:

@@ -54,6 +54,7 @@ _package("hapax", PACK / "__init__.py", PACK)
 tiny = _package("tiny_models", HERE / "tiny_models.py")
 _package("planted", HERE / "planted.py")
 _package("captions", HERE / "captions.py")
+_package("guiding", HERE / "guiding.py")
 from captions import build, index  # noqa: E402, F401
 from planted import findings, planted, scorer  # noqa: E402, F401
 
