@@ -6,13 +6,12 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from .activations import ActivationStore
-from .amplify import Amplifier, amplify
-from .audit_document import audit_document, now, sae_row, settings_row, versions
+from .audit_document import audit_document, now, settings_row, versions
 from .audit_settings import AuditSettings, claim
 from .backends.diffusers import DiffusersBackend
 from .collect import Progress, Recording, batches, collect, plan_recording
@@ -22,17 +21,13 @@ from .directions.compass import compass_rows
 from .distributed import barrier, mine, rank
 from .embed import ClipEmbedder
 from .errors import HapaxError
-from .feature_file import save_features
-from .feature_set import FeatureSet, recorded_grid
-from .findings import Found, find_features, train_on
-from .gallery import Gallery
+from .findings import train_on
 from .naming import Namer
-from .pattern import Pattern
+from .prompt_audit import PromptAudit
 from .report import save_audit, write_report
 from .sae import MatryoshkaSAE, TrainedSAE, load_sae, save_sae
 from .sce.summary import audit_rows
 
-SEARCH_SEEDS, SHOWN_SEEDS = 12, 24
 # Where a prompt leans is settled in few steps.
 COMPASS_STEPS = 8
 
@@ -210,78 +205,19 @@ class Audit:
         return self.out / "sae" / ("given.safetensors" if self.settings.sae_file else f"p{index}.safetensors")
 
     def _prompt(self, store: ActivationStore, index: int, samples: list[int], trained: TrainedSAE) -> dict[str, Any]:
-        settings, prompt = self.settings, self.settings.prompts[index]
-        with self._timed("scoring"):
-            found = find_features(
-                store,
-                samples,
-                trained,
-                self.namer.labeller(prompt, self.embedder.texts),
-                listed=settings.listed,
-                rare=settings.rare,
-                normalize=settings.normalize,
-                min_support=settings.min_support,
-                seed=settings.seed,
-            )
-        self._keep_features(store, index, found)
-        gallery = Gallery(self.out, index, self.backend, settings.sampling, self.recording, prompt, store, found)
-        with self._timed("exemplars"):
-            features = gallery.features(self.report)
-        with self._timed("amplifying"):
-            for number, feature in enumerate(features[: settings.amplified]):
-                feature["amplified"] = self._amplify(store, found, number, index, prompt, gallery)
-        seeds = settings.seeds()
-        return {
-            "prompt": prompt,
-            "index": index,
-            "images": len(samples),
-            "scored": len(found.table),
-            "seeds": [seeds[0], seeds[-1]],
-            "features": features,
-            "sample_sheet": gallery.sheet(),
-            "sae": sae_row(trained, self._sae_path(index).relative_to(self.out).as_posix()),
-        }
-
-    def _keep_features(self, store: ActivationStore, index: int, found: Found) -> None:
-        """Write what ComfyUI needs to show this prompt's features and to turn them up."""
-        settings, clip = self.settings, self.embedder
-        scored = {"min_support": settings.min_support, "normalize": settings.normalize, "rare": settings.rare}
-        scored |= {"seed": settings.seed, "clip": {"name": clip.name, "fingerprint": clip.fingerprint}}
-        features = FeatureSet.of(store, found, settings.prompts[index], scored | {"naming": self.namer.row()})
-        known = {"architecture": type(self.backend.denoiser).__name__, "versions": versions()}
-        features = replace(features, provenance=features.provenance | known)
-        save_features(features, self.out, prompt=index, sae=self._sae_path(index).relative_to(self.out).as_posix())
-
-    def _amplify(
-        self, store: ActivationStore, found: Found, number: int, index: int, prompt: str, gallery: Gallery
-    ) -> dict[str, Any]:
-        group = found.groups[number]
-        latent, settings = group[0], self.settings
-        self.report(f"amplifying {index + 1}", number, settings.amplified)
-        seen, recording = found.looks[number], self.recording
-        grid = recorded_grid(recording.positions, recording.grid[1])
-        tokens = store.tokens(found.samples)
-        pattern = Pattern.of(found.trained.sae, tokens, seen.shown, recording.progress, grid)
-        amplifier = Amplifier(
+        """What is found in the pictures of one prompt."""
+        found = PromptAudit(
+            self.out,
+            index,
             self.backend,
             self.embedder,
-            settings.sampling,
-            settings.site,
-            prompt,
-            found.trained.sae,
-            pattern,
-            seen.look,
-            store.embeddings(found.samples),
+            self.settings,
+            self.recording,
+            self.namer,
+            self.report,
+            self._timed,
         )
-        first = settings.seeds()[-1] + 1
-        search, shown = (
-            range(first, first + SEARCH_SEEDS),
-            range(first + SEARCH_SEEDS, first + SEARCH_SEEDS + SHOWN_SEEDS),
-        )
-        names = found.labels[number]
-        result = amplify(amplifier, search, shown, names[0][0] if names else None)
-        self.report(f"amplifying {index + 1}", number + 1, settings.amplified)
-        return gallery.amplified(latent, result)
+        return found.row(store, samples, trained, self._sae_path(index).relative_to(self.out).as_posix())
 
     def _diversity(self, store: ActivationStore) -> dict[str, Any]:
         with self._timed("diversity"):
