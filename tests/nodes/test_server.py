@@ -11,7 +11,7 @@ from hapax.core.activations import ActivationStore
 from hapax.core.emoji.judge import judge
 from hapax.core.emoji.world import load_world
 
-AUDIT, AMPLIFY, ENCODE, CAPTURE, SDXL, DIAL, MYSTERY, COMPASS, DEBIAS = (
+AUDIT, AMPLIFY, ENCODE, CAPTURE, SDXL, DIAL, MYSTERY, COMPASS, DEBIAS, ROUNDS = (
     "1 Audit the demo model",
     "2 Amplify a rare style",
     "3 Which features are in this picture",
@@ -21,6 +21,7 @@ AUDIT, AMPLIFY, ENCODE, CAPTURE, SDXL, DIAL, MYSTERY, COMPASS, DEBIAS = (
     "9 Name a mystery feature",
     "10 The bias compass of a checkpoint",
     "11 Debias a concept",
+    "12 Debias in two rounds",
 )
 STYLE = "line sketch"
 
@@ -223,6 +224,22 @@ def test_a_concept_is_shown_more_evenly(run):
     assert (made.server.base / "models" / "hapax" / "guidance" / "mechanic.safetensors").exists()
 
 
+def test_a_second_round_evens_out_what_the_first_left(run):
+    made = run(ROUNDS)
+    walls = [made.saved(f"hapax/{each}") for each in ("biased", "one-round", "two-rounds")]
+    men = [style_share(pictures, "man") for pictures in walls]
+    light = [style_share(pictures, "light skin") for pictures in walls]
+    right = judge(np.stack([np.asarray(each) for each in walls[2]])).concept("mechanic")
+    print(f"share of man, light skin: before and after each round {men}, {light}; still mechanics: {right:.2f}")
+    assert abs(men[2] - 0.5) < min(abs(men[0] - 0.5) / 2, abs(men[1] - 0.5) + 0.05)
+    assert light[2] < light[1] < light[0]
+    assert right >= 0.9
+    told = made.text("HapaxInferBiasGroups", 2)
+    strays = re.search(r"(\d+) of 500 guided pictures are like none of the model's own", told)
+    assert f"{1000 - int(strays[1])} pictures in " in told
+    assert (made.server.base / "models" / "hapax" / "guidance" / "mechanic-2.safetensors").exists()
+
+
 def test_counts_are_scored_without_any_model(server, sibling):
     given = {"prompt": "a cook", "groups": "{}, woman\n{}, man", "concepts": "", "strength": 1.0}
     score = {"class_type": "HapaxBiasScore", "inputs": {**given, "counts": "90, 10", "counts_before": "99 1"}}
@@ -257,7 +274,7 @@ def test_a_misfit_turns_red_with_one_sentence(run, prompt, server, sibling):
 
 
 def test_every_other_workflow_runs(run, sibling):
-    own_tests = {AUDIT, AMPLIFY, ENCODE, CAPTURE, SDXL, DIAL, MYSTERY, COMPASS, DEBIAS}
+    own_tests = {AUDIT, AMPLIFY, ENCODE, CAPTURE, SDXL, DIAL, MYSTERY, COMPASS, DEBIAS, ROUNDS}
     for name in sorted(set(sibling("workflows").shipped()) - own_tests):
         made = run(name)
         shown = [key for key, output in made.outputs.items() if output.get("images") or output.get("text")]
