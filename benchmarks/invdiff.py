@@ -55,6 +55,8 @@ from PIL import Image
 from torch import Tensor
 
 ATTRIBUTES = ("gender", "skin")
+# No prompt names a style and the oracle knows none: what evens out without being asked for.
+MEASURED = (*ATTRIBUTES, "style")
 ARMS = ("base", "ours", "losses", "oracle", "lora", "official", "asked", "fair")
 # All five skin tones are more than the text encoder reads.
 ASKED = ("woman", "man", "light skin", "dark skin")
@@ -242,7 +244,7 @@ class Spent:
 def measured(truth: Truth, embedded: Tensor, base: Truth, fair: Tensor | None) -> dict[str, Any]:
     """One row of the table."""
     row: dict[str, Any] = {"pictures": len(truth.kinds), "concept_right": round(float(truth.right.float().mean()), 4)}
-    for attribute in ATTRIBUTES:
+    for attribute in MEASURED:
         counts = [sum(k.has(v) for k in truth.kinds) for v in load_world().truth[truth.concept][attribute]]
         bias, low, high = (round(x, 4) for x in bias_interval(counts))
         row[attribute] = {"bias": bias, "low": low, "high": high, "kl": round(kl_to_uniform(counts), 4)}
@@ -271,8 +273,8 @@ def summary(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Ratios of means over the concepts to base, and the worst of what must not suffer."""
     out: dict[str, Any] = {}
     for arm, by_concept in rows.items():
-        out[arm] = {a: round(1 - _mean(by_concept, a) / _mean(rows["base"], a), 3) for a in ATTRIBUTES}
-        rise = [by_concept[c][a]["bias"] - rows["base"][c][a]["bias"] for c in by_concept for a in ATTRIBUTES]
+        out[arm] = {a: round(1 - _mean(by_concept, a) / _mean(rows["base"], a), 3) for a in MEASURED}
+        rise = [by_concept[c][a]["bias"] - rows["base"][c][a]["bias"] for c in by_concept for a in MEASURED]
         out[arm] |= {
             "largest_rise": round(max(rise), 3),
             "concept_right": round(float(np.mean([row["concept_right"] for row in by_concept.values()])), 4),

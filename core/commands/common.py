@@ -139,9 +139,10 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
 
 
-def add_clip(parser: argparse.ArgumentParser, default: str) -> None:
-    """`--clip` and `--clip-weights`, which `clip_loader` understands."""
-    words = f"open_clip architecture, or hapax-emoji, which ships (default: {default})"
+def add_clip(parser: argparse.ArgumentParser, default: str | None) -> None:
+    """`--clip` and `--clip-weights`, which `clip_loader` understands; with no default it says whether it was given."""
+    said = f" (default: {default})" if default else ""
+    words = f"open_clip architecture, or hapax-emoji, which ships{said}"
     parser.add_argument("--clip", default=default, metavar="NAME", help=words)
     parser.add_argument("--clip-weights", type=some_path, metavar="FILE", help="its weights, a local .safetensors file")
 

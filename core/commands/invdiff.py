@@ -36,8 +36,9 @@ def add_invdiff(commands: Any) -> None:
     source.add_argument("--prompts", type=Path, metavar="FILE", help="one a line; the model makes the pictures")
     source.add_argument("--pictures", type=Path, metavar="DIR", help="pictures with a caption (.txt) beside each")
     train.add_argument("--images", type=int, default=1000, metavar="N", help="made a prompt (default: 1000)")
-    train.add_argument("--by", choices=("clip", "losses"), default="losses", help="what groups are inferred from")
-    add_clip(train, "hapax-emoji")
+    words = "what groups are inferred from (default: clip where --clip is given, else losses)"
+    train.add_argument("--by", choices=("clip", "losses"), help=words)
+    add_clip(train, None)
     train.add_argument("--groups", type=int, default=32, metavar="N", help="a prompt (default: 32)")
     train.add_argument(
         "--rounds",
@@ -111,7 +112,9 @@ def run_train(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     prompts = read_lines(arguments.prompts, "prompts") if arguments.prompts else ()
-    clip = clip_loader(arguments.clip, arguments.clip_weights, arguments.device) if arguments.by == "clip" else None
+    by = arguments.by or ("clip" if arguments.clip or arguments.clip_weights else "losses")
+    name = arguments.clip or "hapax-emoji"
+    clip = clip_loader(name, arguments.clip_weights, arguments.device) if by == "clip" else None
     with process_group(), closing(Bars()) as bars:
         backend, sampling = _model(arguments)
         settings = SessionSettings(
@@ -120,7 +123,7 @@ def run_train(arguments: argparse.Namespace) -> None:
             arguments.images,
             sampling,
             arguments.groups,
-            arguments.by,
+            by,
             arguments.seed,
             rounds=arguments.rounds if arguments.rounds is not None else 1 if arguments.pictures else 2,
         )

@@ -60,11 +60,22 @@ def test_a_finished_training_is_not_begun_again_unasked(pipeline, prompts, tmp_p
 
 
 @pytest.mark.parametrize(
+    ("more", "by"),
+    [((), "losses"), (("--clip", "hapax-emoji"), "clip"), (("--clip", "hapax-emoji", "--by", "losses"), "losses")],
+)
+def test_groups_are_by_clip_where_one_is_given(pipeline, prompts, tmp_path, more, by):
+    assert main(train(pipeline, prompts, tmp_path, "--rounds", "1", *more)) == 0
+    assert load_guidance(tmp_path / "guidance.safetensors").meta["groups_by"] == by
+
+
+@pytest.mark.parametrize(
     ("more", "words"),
     [
         (("--site", "double.3"), "There is no site 'double.3'"),
         (("--by", "clip", "--clip", "ViT-B-32"), "No weights were given for the CLIP model ViT-B-32"),
         (("--by", "clip", "--clip-weights", "its.safetensors"), "name the open_clip architecture"),
+        (("--clip", "ViT-B-32"), "No weights were given for the CLIP model ViT-B-32"),
+        (("--clip-weights", "its.safetensors"), "name the open_clip architecture"),
         (("--device", "nonsense"), "There is no device 'nonsense'"),
         (("--images", "0"), "no prompts or no seeds"),
         (("--lr", "0"), "lr is 0.0"),
