@@ -15,7 +15,7 @@ from hapax.core.exemplars import exemplars
 from hapax.core.findings import Found, SAESize, find_features, image_activations, train_on
 from hapax.core.firing import firing
 from hapax.core.grouping import group_latents
-from hapax.core.look import share
+from hapax.core.prevalence import share
 from hapax.core.rarity import FeatureTable, pool_activations, score_features, score_official
 from hapax.core.sae import SAEConfig, TrainedSAE, load_sae, save_sae
 from sklearn.cluster import KMeans

@@ -19,8 +19,9 @@ from .grouping import group_latents
 from .kinds import room
 from .labels import FeatureCentroid, Labeller
 from .listing import list_looks
-from .look import Seen, share
+from .look import Seen
 from .minority import Normalize
+from .prevalence import prevalence
 from .rarity import FeatureTable, pool_activations, score_features
 from .sae import MatryoshkaSAE, SAEConfig, TrainedSAE, train_sae
 
@@ -110,17 +111,9 @@ class Found:
         return strongest(self.pooled, self.leads[number])
 
     def prevalence(self, number: int) -> dict[str, float | int]:
-        """In how many pictures a listed feature shows, with an interval.
-
-        Counting errs beyond what chance in sampling does. Its second reading is on how many its latents fire; the
-        interval spans the 95 % Wilson intervals of both, so that it is wide where they disagree. And where the look
-        is seen among a rare kind of pictures only, what it stands for may also show among the others, unrecognised:
-        the upper end is that rate among the look's own kinds.
-        """
-        shown = share(self.looks[number].shown)
-        fires = share(self.activations(number) > 0)
-        high = min(1.0, max(shown["high"], fires["high"]) / self.rooms[number])
-        return shown | {"low": min(shown["low"], fires["low"]), "high": high}
+        """In how many pictures a listed feature shows, with an interval; see `prevalence`."""
+        seen = self.looks[number]
+        return prevalence(seen.shown, self.activations(number) > 0, self.rooms[number], seen.separation)
 
     def exemplars(self, number: int, k: int = 10) -> Tensor:
         """The pictures that look most like a listed feature and on which it fires, strongest first: [<= k] of N."""

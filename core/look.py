@@ -15,7 +15,7 @@ from torch import Tensor
 from .errors import HapaxError
 from .exemplars import exemplars
 from .firing import otsu_thresholds
-from .statistics import wilson_interval
+from .prevalence import share
 
 # Attributes of 16 in 1,000 pictures are to be found: more first pictures than this would hold others too.
 FIRST_PICTURES = 10
@@ -135,18 +135,6 @@ class LookFitter:
         scores = self.x @ self._direction(mean)
         scores[members] = (own * self._direction((k * mean - own) / (k - 1))).sum(1)
         return scores
-
-
-def share(shown: Tensor) -> dict[str, float | int]:
-    """How many of n pictures [n] are True, as a rate with a 95 % Wilson interval.
-
-    Example:
-        >>> share(torch.tensor([True, False, False, False]))["rate"]
-        0.25
-    """
-    count, n = int(shown.sum()), len(shown)
-    low, high = wilson_interval(count, n)
-    return {"count": count, "n": n, "rate": count / n, "low": float(low), "high": float(high)}
 
 
 def shrunk_covariance(x: Tensor) -> Tensor:

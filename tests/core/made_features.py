@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from hapax.core.feature_set import Feature, FeatureSet
 from hapax.core.feature_table import FeatureTable
-from hapax.core.look import share
 from hapax.core.pattern import Pattern
+from hapax.core.prevalence import share
 from hapax.core.sae import MatryoshkaSAE, TrainedSAE
 
 PICTURES = 100

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from hapax.core.errors import HapaxError
-from hapax.core.look import LookFitter, share, shrunk_covariance
+from hapax.core.look import LookFitter, shrunk_covariance
+from hapax.core.prevalence import share
 from torch import Tensor
 
 E = 24
