@@ -256,8 +256,9 @@ def main() -> None:
                     outcomes.append(outcome)
                     print(json.dumps(asdict(outcome) | {"holds": outcome.holds}), flush=True)
         if options.suppress:
-            suppressed += bench.suppress(options.seeds)
-            print("\n".join(json.dumps(row) for row in suppressed[-9:]), flush=True)
+            rows = bench.suppress(options.seeds)
+            print("\n".join(map(json.dumps, rows)), flush=True)
+            suppressed += rows
     print(table(outcomes))
     if options.json:
         whole = {"outcomes": [asdict(each) for each in outcomes], "suppressed": suppressed}
