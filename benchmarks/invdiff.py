@@ -2,6 +2,7 @@
 
     python benchmarks/invdiff.py --cache DIR [--model DIR] [--concepts choose] [--arms base ours oracle ...]
         [--images 1000] [--test 1000] [--steps 1500] [--rounds 2] [--strength 1.15] [--official-steps 6000]
+        [--module FILE]
 
 One module is trained for all concepts; pictures to judge come from seeds that were never trained on. Arms: base; ours
 (`hapax invdiff train --by clip`); losses (`--by losses`); and, all in one round on the pictures of `emoji_eval.py`'s
@@ -156,6 +157,11 @@ class Bench:
                         up *= self.options.strength
                 yield self._about(weights, sum(a.numel() for a in adapters), {"training": round(seconds)}), None
         else:
+            if name == "ours" and self.options.module:
+                module = load_guidance(self.options.module).to(self.backend.denoiser.device)
+                module.set_strength(self.options.strength)
+                yield {"module": self.options.module.name}, {module.shape.site: module}
+                return
             if name in ("ours", "losses"):
                 weights, module, seconds = self.session("clip" if name == "ours" else name)
             else:
@@ -303,6 +309,7 @@ def main() -> None:
     parser.add_argument("--strength", type=float, default=1.15, help="of inferred groups' guidance; the oracle has 1")
     parser.add_argument("--bf16", action="store_true", help="faster where the CPU has it, far slower where not")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--module", type=Path, help="a file in the cache, judged as ours; nothing is trained")
     options = parser.parse_args()
     torch.set_grad_enabled(True)
     bench, rows, bases, fair = Bench(options), {}, {}, {}
